@@ -1,0 +1,177 @@
+"""The heart: a retriever, then stages that reorder ever better and ever less.
+
+Knows: how a ranking passes through stages: depth, budget, order, trace. Refuses to
+know: how anything is scored or found; it sees only the protocols of types.py.
+
+    Cascade(BM25.open("index"), Stage(CrossEncoder(), depth=100, budget_ms=80))
+
+A stage sees the first `depth` hits. What it scores comes first, best score first; what it
+does not score follows in the order it came in; what lies beyond the depth stays behind.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass, replace
+
+from secondpass.errors import InputError, SecondpassError
+from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, Retriever, Scores, StageTrace, Status
+
+__all__ = ["Cascade", "Stage", "reorder"]
+
+
+def reorder(ranking: Ranking, scores: Scores) -> tuple[Hit, ...]:
+    """The hits of `ranking` by `scores`, which run parallel to them: a permutation, always.
+
+    Scored hits come first, by falling score, ties in the order given; all others follow in
+    the order given, with their status and no score. NaN and infinity become BAD_SCORE here,
+    so no reranker has to think of them. `first_score` and `first_rank` stay.
+
+    Raises InputError where the scores do not run parallel to the hits.
+    """
+    counts = (len(scores.values), len(scores.statuses), len(scores.spans))
+    if set(counts) != {len(ranking.hits)}:
+        raise InputError(
+            f"{len(ranking.hits)} hits but {counts[0]} values, {counts[1]} statuses and {counts[2]} spans; "
+            "a scorer answers once per text, in the order given"
+        )
+    scored: list[tuple[float, Hit]] = []
+    rest: list[Hit] = []
+    for hit, value, status, span in zip(ranking.hits, scores.values, scores.statuses, scores.spans, strict=True):
+        if status is not Status.SCORED:
+            rest.append(_unscored(hit, status))
+        elif value is None or not math.isfinite(value):
+            rest.append(_unscored(hit, Status.BAD_SCORE))
+        else:
+            number = float(value)
+            scored.append((number, replace(hit, score=number, status=status, probability=None, span=span)))
+    scored.sort(key=lambda pair: -pair[0])  # stable: ties keep their order
+    return (*(hit for _, hit in scored), *rest)
+
+
+def _unscored(hit: Hit, status: Status) -> Hit:
+    return replace(hit, score=None, status=status, probability=None, span=None)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Stage:
+    """A reranker, how many hits it sees, and the milliseconds it may take (None: the request's).
+
+    Raises InputError for a depth below 1 or a budget that is negative or NaN.
+    """
+
+    reranker: Reranker
+    depth: int = 100
+    budget_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.reranker, "rerank", None)):
+            raise InputError(f"{self.reranker!r} cannot be a stage: it has no rerank(ranking, *, deadline)")
+        _check_count("depth", self.depth, "a stage reranks at least one hit")
+        if self.budget_ms is not None and not self.budget_ms >= 0:  # also catches NaN
+            raise InputError(f"budget_ms is {self.budget_ms}; give milliseconds from 0 up, or None for no own budget")
+
+    def __repr__(self) -> str:
+        budget = "" if self.budget_ms is None else f" within {self.budget_ms:g} ms"
+        return f"{self.reranker!r} @ {self.depth}{budget}"
+
+    def run(self, ranking: Ranking, deadline: Deadline = NEVER) -> Ranking:
+        """Rerank the first `depth` hits before `deadline` or the own budget is up, whichever is sooner.
+
+        When time is up already the reranker is not called: its hits get the status DEADLINE,
+        the order stays, and the trace says so.
+
+        Raises SecondpassError where the reranker loses, doubles or invents a document.
+        """
+        head = ranking.top(self.depth)
+        deadline = deadline.sooner(None if self.budget_ms is None else self.budget_ms / 1000.0)
+        result = _skipped(head, self.reranker) if deadline.passed else self.reranker.rerank(head, deadline=deadline)
+        if sorted(result.ids) != sorted(head.ids):
+            raise SecondpassError(
+                f"{self.reranker!r} got {len(head)} documents and gave back {len(result)}, or other ones; "
+                "a reranker returns exactly what it was given (secondpass.testing.check_reranker shows where it fails)"
+            )
+        tail = tuple(_unscored(hit, Status.BEYOND_DEPTH) for hit in ranking.hits[self.depth :])
+        return replace(result, hits=result.hits + tail) if tail else result
+
+
+def _skipped(ranking: Ranking, reranker: Reranker) -> Ranking:
+    """What a stage leaves that never started: every hit in its place, and a trace that says why."""
+    trace = StageTrace(
+        _stage_name(reranker),
+        skipped={Status.DEADLINE.value: len(ranking)},
+        skipped_because="time was up before this stage began",
+    )
+    hits = tuple(_unscored(hit, Status.DEADLINE) for hit in ranking.hits)
+    return replace(ranking, hits=hits, trace=(*ranking.trace, trace))
+
+
+class Cascade:
+    """A retriever and the stages after it; running it is one short loop.
+
+    `retrieve` is how many candidates to ask the retriever for (None: the largest depth).
+    Without a retriever (None) it only reranks, and with one it does that too: a Cascade is
+    itself a Reranker and keeps every Reranker's promises.
+
+        cascade.search("who wrote it", top_k=10, deadline_ms=80) -> Ranking
+        cascade.rerank(ranking, deadline=Deadline.after_ms(80))  -> Ranking
+    """
+
+    def __init__(self, retriever: Retriever | None, *stages: Stage, retrieve: int | None = None) -> None:
+        if retriever is not None and not callable(getattr(retriever, "retrieve", None)):
+            raise InputError(f"{retriever!r} cannot be the first stage: it has no retrieve(query, k)")
+        for stage in stages:
+            if not isinstance(stage, Stage):
+                raise InputError(f"{stage!r} is not a Stage; write Stage({stage!r}, depth=100)")
+        if retrieve is not None:
+            _check_count("retrieve", retrieve, "the retriever finds at least one candidate")
+        self.retriever = retriever
+        self.stages = stages
+        self.candidates = retrieve  # not named `retrieve`: that would make this look like a Retriever
+
+    def search(self, query: str, top_k: int = 10, deadline_ms: float | None = None, query_id: str = "") -> Ranking:
+        """The best `top_k` documents, `deadline_ms` milliseconds from now at the latest (None: no limit).
+
+        Retrieval runs to its end even when that takes longer; a stage that would begin too
+        late is skipped, and one at work stops before the next batch. The trace holds one
+        entry per step, the retrieval first.
+
+        Raises InputError without a retriever, for a query that is no string, or for a top_k below 1.
+        """
+        if self.retriever is None:
+            raise InputError("this cascade has no retriever; give it one, or call rerank(ranking)")
+        if not isinstance(query, str):
+            raise InputError(f"the query is a {type(query).__name__}; give a str")
+        _check_count("top_k", top_k, "a search returns at least one document")
+        deadline = Deadline.after_ms(deadline_ms)
+        depths = [stage.depth for stage in self.stages]
+        count = max([top_k, *(depths if self.candidates is None else [self.candidates])])
+        begun = time.perf_counter()
+        found = self.retriever.retrieve(query, count)
+        seconds = time.perf_counter() - begun
+        trace = found.trace or (StageTrace(_stage_name(self.retriever), seconds),)
+        return self.rerank(replace(found, trace=trace, query_id=query_id), deadline=deadline).top(top_k)
+
+    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        """Pass `ranking` through every stage; always a permutation of what was given."""
+        for stage in self.stages:
+            ranking = stage.run(ranking, deadline)
+        return ranking
+
+    def __repr__(self) -> str:
+        first = [] if self.retriever is None else [repr(self.retriever)]
+        if first and self.candidates is not None:
+            first = [f"{first[0]} @ {self.candidates}"]
+        return " >> ".join([*first, *map(repr, self.stages)]) or "Cascade(None)"
+
+
+def _stage_name(part: object) -> str:
+    """`CrossEncoder` -> `cross-encoder`, as the registry and the traces spell it."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(part).__name__).lower()
+
+
+def _check_count(name: str, value: object, why: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number from 1 up: {why}")

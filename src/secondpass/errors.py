@@ -1,0 +1,59 @@
+"""Every exception the package raises on purpose.
+
+    SecondpassError
+    ├── InputError            what the caller handed over cannot be used
+    │   ├── CollectionError   a collection, qrels or run file; names file and line
+    │   └── ConfigError       secondpass.toml or a recipe; names the key
+    ├── ModelError            a checkpoint cannot be opened, or scores wrongly
+    │   └── GoldenError       the golden pairs did not come out as they should
+    ├── IndexFolderError      an index folder is foreign, damaged or too new
+    └── MissingExtraError     an optional dependency is not installed
+
+Knows: the tree. Refuses to know: who raises what. A message says what is wrong,
+where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CollectionError",
+    "ConfigError",
+    "GoldenError",
+    "IndexFolderError",
+    "InputError",
+    "MissingExtraError",
+    "ModelError",
+    "SecondpassError",
+]
+
+
+class SecondpassError(Exception):
+    """Base of every exception raised on purpose by secondpass."""
+
+
+class InputError(SecondpassError, ValueError):
+    """What the caller handed over cannot be used."""
+
+
+class CollectionError(InputError):
+    """A collection, qrels or run file cannot be read as it is."""
+
+
+class ConfigError(InputError):
+    """A configuration or recipe file says something that cannot be meant."""
+
+
+class ModelError(SecondpassError):
+    """A checkpoint cannot be opened."""
+
+
+class GoldenError(ModelError):
+    """A loaded model does not give the scores its golden pairs promise."""
+
+
+class IndexFolderError(SecondpassError):
+    """An index folder is foreign, damaged, or written by a newer version."""
+
+
+class MissingExtraError(SecondpassError, ImportError):
+    """An optional dependency is not installed; the message has the install line."""
