@@ -1,0 +1,1 @@
+"""Rerankers, one a file. Each keeps the promises that secondpass.testing checks."""

@@ -1,0 +1,175 @@
+"""CrossEncoder: the reranker that most people mean by the word.
+
+Knows: rankings, and a PairScorer to ask. Refuses to know: tokens, engines, batches.
+`predict` and `rank` behave as sentence-transformers' do, so that it drops in there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from secondpass.cascade import reorder
+from secondpass.errors import InputError, ModelError
+from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
+from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.pair_scorer import open_scorer
+from secondpass.types import NEVER, Deadline, Ranking, Scores, Status
+
+__all__ = ["CrossEncoder"]
+
+
+class CrossEncoder:
+    """A cross-encoder on the CPU, without torch.
+
+    Args:
+        model: a shipped name, a folder, or a Hugging Face hub name.
+        device: "cpu", the only one so far.
+        precision: "auto" (bf16 where the CPU has it), "bf16", or "fp32".
+        engine: "auto", "openvino", or "onnxruntime" (the portable fallback).
+        threads: cores to use; None: all that this process may run on.
+        max_length: tokens of the whole pair; None: what the checkpoint says. The query may take three
+            quarters of it and is never cut.
+        template: what of a document is scored, see `rerankers.fields`.
+        batch_tokens: padded tokens a batch at most.
+        cache_dir: where built graphs are kept; None: the user's cache folder.
+
+    Raises ModelError with the reason where the checkpoint must not be used, GoldenError where its
+    scores come out wrong on this machine.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "secondpass-mini",
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        engine: str = "auto",
+        threads: int | None = None,
+        max_length: int | None = None,
+        template: str = DEFAULT_TEMPLATE,
+        batch_tokens: int = 512,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        if device != "cpu":
+            raise ModelError(f"device {device!r} is not supported; so far models run on 'cpu'")
+        self._render = renderer(template)
+        cache = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
+        self.scorer = open_scorer(
+            open_checkpoint(model),
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            cache=cache,
+        )
+
+    def __repr__(self) -> str:
+        return f"CrossEncoder({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The name the model was opened by."""
+        return self.scorer.checkpoint.name
+
+    @property
+    def tolerance(self) -> float:
+        """How far a score may be from the fp32 one, and from itself among other batch mates."""
+        return self.scorer.tolerance
+
+    def score(self, query: str, texts: Sequence[str], *, deadline: Deadline = NEVER) -> Scores:
+        """Logits for plain texts: the Scorer protocol."""
+        return self.scorer.score(query, texts, deadline=deadline)
+
+    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        """The ranking in the order of this model's logits; what was not scored keeps its order behind."""
+        texts = [self._render(hit.document) for hit in ranking.hits]
+        scores = self.scorer.score(ranking.query, texts, deadline=deadline)
+        hits = reorder(ranking, scores)
+        return Ranking(ranking.query, hits, (*ranking.trace, scores.trace), ranking.query_id)
+
+    def rerank_many(self, rankings: Iterable[Ranking], *, deadline_ms: float | None = None) -> Iterator[Ranking]:
+        """Each ranking reranked, one after the other, in constant memory; the deadline is for each."""
+        for ranking in rankings:
+            yield self.rerank(ranking, deadline=Deadline.after_ms(deadline_ms))
+
+    def predict(
+        self,
+        sentences: Sequence[Sequence[str]] | Sequence[str],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+        convert_to_numpy: bool = True,
+        **unsupported: Any,
+    ) -> Any:
+        """Scores of (query, text) pairs as sentence-transformers' `CrossEncoder.predict` gives them.
+
+        One pair gives one number, a list of pairs an array of float32, shape [pairs]; without
+        `convert_to_numpy` a list of floats. The activation is the checkpoint's own (a sigmoid where it
+        states none) unless `activation_fn` is given. `batch_size` and `show_progress_bar` are accepted and
+        have no effect: batches follow the token budget. A pair that cannot be scored is NaN, with a warning.
+        """
+        if unsupported:
+            raise InputError(f"predict: {', '.join(sorted(unsupported))} is not supported here; see the docstring")
+        single = len(sentences) == 2 and all(isinstance(part, str) for part in sentences)
+        pairs: list[Sequence[str]] = [sentences] if single else list(sentences)  # type: ignore[list-item]
+        logits = np.full(len(pairs), np.nan, dtype=np.float32)
+        by_query: dict[str, list[int]] = {}
+        for i, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise InputError(f"predict: item {i} is not a pair; give [query, text] pairs")
+            by_query.setdefault(pair[0], []).append(i)
+        left: dict[Status, int] = {}
+        for query, rows in by_query.items():
+            scores = self.scorer.score(query, [pairs[i][1] for i in rows])
+            for i, value, status in zip(rows, scores.values, scores.statuses, strict=True):
+                if value is None:
+                    left[status] = left.get(status, 0) + 1
+                else:
+                    logits[i] = value
+        if left:
+            reasons = ", ".join(f"{count} {status}" for status, count in left.items())
+            warnings.warn(
+                f"{sum(left.values())} of {len(pairs)} pairs could not be scored and are NaN: {reasons}", stacklevel=2
+            )
+        if activation_fn is not None:
+            out = activation_fn(logits)
+        elif self.scorer.checkpoint.activation == "sigmoid":
+            out = (1.0 / (1.0 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+        else:
+            out = logits
+        if single:
+            return out[0]
+        return out if convert_to_numpy else out.tolist()
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+        **unsupported: Any,
+    ) -> list[dict[str, Any]]:
+        """As sentence-transformers' `CrossEncoder.rank`: dicts of corpus_id, score and, if asked for, text, best first.
+
+        Documents that cannot be scored come last with the score NaN.
+        """
+        if not documents:
+            return []
+        scores = self.predict([(query, text) for text in documents], activation_fn=activation_fn, **unsupported)
+        order = sorted(range(len(documents)), key=lambda i: (bool(np.isnan(scores[i])), -scores[i]))
+        results: list[dict[str, Any]] = [{"corpus_id": i, "score": scores[i]} for i in order[:top_k]]
+        if return_documents:
+            for row in results:
+                row["text"] = documents[row["corpus_id"]]
+        return results

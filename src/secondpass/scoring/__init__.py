@@ -1,0 +1,1 @@
+"""Text pairs in, logits out. Knows checkpoints, tokens and engines; refuses to know rankings."""

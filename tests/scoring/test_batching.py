@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secondpass.scoring.batching import plan, stack
+from secondpass.scoring.prepare import Row
+
+lengths_of = st.lists(st.integers(1, 512), max_size=80)
+
+
+@given(lengths_of, st.integers(1, 2048), st.none() | st.integers(1, 40))
+def test_every_row_is_in_one_batch_and_batches_keep_the_budget(
+    lengths: list[int], budget: int, window: int | None
+) -> None:
+    batches = list(plan(lengths, budget, window))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        width = -(-max(lengths[i] for i in batch) // 8) * 8
+        assert len(batch) == 1 or len(batch) * width <= budget
+
+
+@given(lengths_of, st.integers(1, 2048), st.integers(1, 40))
+def test_windows_keep_the_order_of_candidates(lengths: list[int], budget: int, window: int) -> None:
+    seen = [i // window for batch in plan(lengths, budget, window) for i in batch]
+    assert seen == sorted(seen)
+
+
+@given(lengths_of, st.integers(1, 2048))
+def test_batch_mates_are_neighbours_in_length(lengths: list[int], budget: int) -> None:
+    batches = list(plan(lengths, budget))
+    for longer, shorter in pairwise(batches):
+        assert min(lengths[i] for i in longer) >= max(lengths[i] for i in shorter)
+
+
+def test_arrays_hold_ids_mask_and_types() -> None:
+    rows = [Row((2, 7, 3, 8, 9, 3), 3, 0, (0, 4)), Row((2, 7, 3, 8, 3), 3, 0, (0, 2))]
+    batch = stack((4, 1), rows, pad=0, limit=128)
+    assert batch.rows == (4, 1)
+    assert batch.padded_tokens == 16
+    assert batch.ids.tolist() == [[2, 7, 3, 8, 9, 3, 0, 0], [2, 7, 3, 8, 3, 0, 0, 0]]
+    assert batch.mask.sum(axis=1).tolist() == [6, 5]
+    assert batch.types.tolist() == [[0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0]]
+    assert stack((0,), rows[:1], 0, limit=6).ids.shape == (1, 6)  # never wider than the model's positions
+    assert np.issubdtype(batch.ids.dtype, np.int64)
