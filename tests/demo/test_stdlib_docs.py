@@ -11,7 +11,8 @@ import pytest
 import secondpass.demo.stdlib_docs as stdlib_docs
 from secondpass.demo.stdlib_docs import demo_collection, stdlib_documents
 from secondpass.errors import CollectionError
-from secondpass.evaluation.collections import Collection, read_beir, read_qrels, write_beir
+from secondpass.evaluation.collections import Collection, read_beir, write_beir
+from secondpass.evaluation.trec import read_qrels
 from secondpass.types import Document
 
 QRELS = Path(stdlib_docs.__file__).with_name("qrels.tsv")

@@ -16,7 +16,7 @@ from scipy import stats
 
 from secondpass.errors import InputError
 from secondpass.evaluation.audit import Decision, audit, decide
-from secondpass.evaluation.collections import Run
+from secondpass.evaluation.trec import Run
 from secondpass.types import Document
 
 H, N, I, S, W = Decision.HARMFUL, Decision.NOT_WORTH_IT, Decision.INCONCLUSIVE, Decision.TOO_SLOW, Decision.WORTH_IT  # noqa: E741

@@ -1,14 +1,12 @@
-"""Collections and runs: what is written reads back the same; what cannot be meant is refused with file and line."""
+"""Collections: what is written reads back the same; what cannot be meant is refused with file and line."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ir_measures
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,14 +14,12 @@ from hypothesis import strategies as st
 from secondpass.errors import CollectionError, MissingExtraError
 from secondpass.evaluation.collections import (
     Collection,
-    Run,
     open_collection,
     read_beir,
+    read_corpus,
     read_ir_datasets,
-    read_qrels,
-    read_run,
+    read_queries,
     write_beir,
-    write_run,
 )
 from secondpass.types import Document
 
@@ -51,6 +47,28 @@ def test_a_beir_folder(tmp_path: Path) -> None:
     assert found.queries == {"q1": "which is first?", "q2": "which is second?"}
     assert found.qrels == {"q1": {"d1": 2}, "q2": {"d2": 1}}
     assert found.notes == ()
+
+
+def test_texts_alone_need_no_judgments(tmp_path: Path) -> None:
+    path = folder(tmp_path / "mine")
+    whole = read_beir(path)
+    (path / "qrels" / "test.tsv").unlink()
+    for corpus, queries in ((path, path), (path / "corpus.jsonl", str(path / "queries.jsonl"))):
+        assert {document.id: document for document in read_corpus(corpus)} == whole.documents
+        assert read_queries(queries) == whole.queries
+    (path / "queries.jsonl").write_text("\n")
+    with pytest.raises(CollectionError, match=r"queries\.jsonl: holds no queries"):
+        read_queries(path)
+    (path / "queries.jsonl").unlink()
+    with pytest.raises(CollectionError, match=r"has no queries\.jsonl"):
+        read_queries(path)
+
+
+def test_a_corpus_is_read_while_it_is_asked_for(tmp_path: Path) -> None:
+    documents = read_corpus(folder(tmp_path, CORPUS + "{broken\n"))
+    assert [next(documents).id, next(documents).id] == ["d1", "d2"]
+    with pytest.raises(CollectionError, match=r"corpus\.jsonl:3: broken JSON"):
+        next(documents)
 
 
 def test_gzip_crlf_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
@@ -201,87 +219,6 @@ def test_ids_that_a_tsv_cannot_hold_are_refused(tmp_path: Path) -> None:
     for bad in ("a\tb", " a", ""):
         with pytest.raises(CollectionError, match="does not survive"):
             write_beir(Collection("x", {"d": Document("d", "t")}, {bad: "?"}, {bad: {"d": 1}}), tmp_path)
-
-
-def test_trec_and_beir_judgments_agree(tmp_path: Path) -> None:
-    (tmp_path / "trec").write_text("q1 0 d1 2\nq1\t0\td2\t-1\r\n\nq2 Q0 d1 0\n")
-    (tmp_path / "beir").write_text("q1\td1\t2\nq1\td2\t-1\nq2\td1\t0\n")  # no header: still clear
-    expected = {"q1": {"d1": 2, "d2": -1}, "q2": {"d1": 0}}
-    assert read_qrels(tmp_path / "trec") == read_qrels(tmp_path / "beir") == expected
-    (tmp_path / "five").write_text("q1 0 d1 2\nq1 0 d2 1 extra\n")
-    with pytest.raises(CollectionError, match="five:2: 5 columns, expected 4"):
-        read_qrels(tmp_path / "five")
-
-
-def test_a_run_is_ordered_as_trec_eval_does(tmp_path: Path) -> None:
-    text = "q1 Q0 a 1 0.5 t\nq1 Q0 c 2 0.5 t\nq1 Q0 b 3 9 t\nq2 Q0 x 1 1e-3 t\nq2 Q0 y 2 -inf t\n"
-    path = tmp_path / "run.txt.gz"
-    path.write_bytes(gzip.compress(text.encode()))
-    notes: list[str] = []
-    run = read_run(path, notes=notes)
-    assert [d for d, _ in run["q1"]] == ["b", "c", "a"]
-    assert [d for d, _ in run["q2"]] == ["x", "y"]
-    assert "1 query with tied scores" in notes[0]
-    assert "1 query whose rank column differs" in notes[1]
-    assert read_run(io.StringIO(text)) == read_run(io.BytesIO(text.replace("\n", "\r\n").encode())) == run
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("q1 Q0 d2 2 0.1", "5 columns, expected 6"),
-        ("q1 Q0 d2 2 nan t", "'nan' is not a number"),
-        ("q1 Q0 d2 2 high t", "'high' is not a number"),
-        ("q1 Q0 d1 2 0.1 t", "'d1' occurs twice for query 'q1'"),
-    ],
-)
-def test_a_broken_run_is_refused_with_file_and_line(tmp_path: Path, line: str, says: str) -> None:
-    (tmp_path / "run").write_text(f"q1 Q0 d1 1 0.5 t\n{line}\n")
-    with pytest.raises(CollectionError, match=f"run:2: .*{says}"):
-        read_run(tmp_path / "run")
-    with pytest.raises(CollectionError, match="no results"):
-        read_run(io.StringIO("\n"))
-
-
-scores = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0, 1.0 + 1e-9, 1e300])
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.dictionaries(
-        st.sampled_from(["q1", "q2"]),
-        st.lists(st.tuples(st.sampled_from("abcdefgh"), scores), unique_by=lambda r: r[0], min_size=1),
-        min_size=1,
-    )
-)
-def test_the_order_survives_every_reader(run: Run) -> None:
-    stream = io.StringIO()
-    write_run(run, stream, "mine")
-    order = {q: [d for d, _ in results] for q, results in run.items()}
-    assert {q: [d for d, _ in results] for q, results in read_run(io.StringIO(stream.getvalue())).items()} == order
-    # trec_eval itself: with the j-th document as the only relevant one, its reciprocal rank tells its place
-    theirs = list(ir_measures.read_trec_run(stream.getvalue()))
-    for query_id, ids in order.items():
-        for place, doc_id in enumerate(ids, 1):
-            [found] = ir_measures.iter_calc([ir_measures.RR], {query_id: {doc_id: 1}}, theirs)
-            assert found.value == pytest.approx(1 / place)
-
-
-def test_scores_that_carry_the_order_are_kept() -> None:
-    run = {"q": [("a", 3.25), ("b", -1.125)], "tied": [("a", 1.0), ("b", 1.0)]}
-    stream = io.StringIO()
-    write_run(run, stream, "mine")
-    assert stream.getvalue().splitlines() == [
-        "q Q0 a 1 3.25 mine",
-        "q Q0 b 2 -1.125 mine",
-        "tied Q0 a 1 2 mine",
-        "tied Q0 b 2 1 mine",
-    ]
-    for bad in ({"q 1": [("a", 1.0)]}, {"q": [("a b", 1.0)]}, {"q": [("", 1.0)]}):
-        with pytest.raises(CollectionError, match="white space"):
-            write_run(bad, io.StringIO(), "mine")
-    with pytest.raises(CollectionError, match="tag"):
-        write_run(run, io.StringIO(), "two words")
 
 
 def test_ir_datasets_reads_as_a_folder_does(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondpass.errors import InputError
-from secondpass.evaluation.collections import Run
 from secondpass.evaluation.headroom import decompose
 from secondpass.evaluation.metrics import parse_metric
+from secondpass.evaluation.trec import Run
 
 DOCUMENTS = [f"d{i}" for i in range(12)]
 METRICS = ["ndcg@3", "ndcg", "mrr@10", "recall@2", "precision@3", "map", "map@4"]

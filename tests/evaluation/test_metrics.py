@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondpass.errors import InputError
-from secondpass.evaluation.collections import Run
 from secondpass.evaluation.metrics import MEASURES, Metric, evaluate, judged, parse_metric
+from secondpass.evaluation.trec import Run
 
 DOCUMENTS = [f"d{i:02}" for i in range(30)]
 THEIRS = {

@@ -44,7 +44,8 @@ from types import MappingProxyType
 
 from secondpass.demo.stdlib_source import Definition, Module, Origin, inspect_compiled, is_compiled, read_source
 from secondpass.errors import CollectionError
-from secondpass.evaluation.collections import Collection, Qrels, read_qrels
+from secondpass.evaluation.collections import Collection
+from secondpass.evaluation.trec import Qrels, read_qrels
 from secondpass.types import Document
 
 __all__ = ["demo_collection", "stdlib_documents"]

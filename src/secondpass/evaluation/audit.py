@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from secondpass.errors import InputError
-from secondpass.evaluation.collections import Qrels, Run
 from secondpass.evaluation.headroom import Headroom, decompose, top
 from secondpass.evaluation.metrics import Metric, judged, parse_metric
 from secondpass.evaluation.significance import (
@@ -32,6 +31,7 @@ from secondpass.evaluation.significance import (
     queries_needed,
     randomisation_p,
 )
+from secondpass.evaluation.trec import Qrels, Run
 from secondpass.evaluation.wording import counted, roughly, signed, some
 from secondpass.types import Document
 

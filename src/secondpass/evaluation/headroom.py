@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from secondpass.errors import InputError
-from secondpass.evaluation.collections import Qrels, Run
 from secondpass.evaluation.metrics import Metric, parse_metric
+from secondpass.evaluation.trec import Qrels, Run
 
 __all__ = ["Headroom", "QueryHeadroom", "decompose"]
 

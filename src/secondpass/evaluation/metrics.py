@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import log2
 
 from secondpass.errors import InputError
-from secondpass.evaluation.collections import Qrels
+from secondpass.evaluation.trec import Qrels
 
 __all__ = ["MEASURES", "Measure", "Metric", "evaluate", "judged", "parse_metric"]
 

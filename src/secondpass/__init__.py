@@ -1,0 +1,75 @@
+"""Second-pass ranking: rerank inside a latency budget, and measure whether it is worth its cost.
+
+    from secondpass import rerank
+
+    for hit in rerank("who wrote Faust", ["Goethe wrote Faust.", "A faucet drips."]).hits:
+        print(hit.score, hit.document.text)
+
+Knows: the public names and where they live. Importing this imports nothing else: a name is
+loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secondpass.api import rerank, rerank_many
+    from secondpass.cascade import Cascade, Stage
+    from secondpass.errors import SecondpassError
+    from secondpass.evaluation.audit import Verdict, audit
+    from secondpass.rerankers.cross_encoder import CrossEncoder
+    from secondpass.retrievers.bm25 import BM25
+    from secondpass.types import Deadline, Document, Hit, Ranking, StageTrace, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BM25",
+    "Cascade",
+    "CrossEncoder",
+    "Deadline",
+    "Document",
+    "Hit",
+    "Ranking",
+    "SecondpassError",
+    "Stage",
+    "StageTrace",
+    "Status",
+    "Verdict",
+    "__version__",
+    "audit",
+    "rerank",
+    "rerank_many",
+]
+
+_HOME = {
+    "BM25": "secondpass.retrievers.bm25",
+    "Cascade": "secondpass.cascade",
+    "CrossEncoder": "secondpass.rerankers.cross_encoder",
+    "Deadline": "secondpass.types",
+    "Document": "secondpass.types",
+    "Hit": "secondpass.types",
+    "Ranking": "secondpass.types",
+    "SecondpassError": "secondpass.errors",
+    "Stage": "secondpass.cascade",
+    "StageTrace": "secondpass.types",
+    "Status": "secondpass.types",
+    "Verdict": "secondpass.evaluation.audit",
+    "audit": "secondpass.evaluation.audit",
+    "rerank": "secondpass.api",
+    "rerank_many": "secondpass.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'secondpass' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # so that it is asked for here only once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

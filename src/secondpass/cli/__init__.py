@@ -1,0 +1,78 @@
+"""The command `secondpass`: one small file per command, each a thin call into the library.
+
+Knows: arguments, terminals, exit codes, and alone (with serving) the environment. Refuses to know: how
+anything is found, scored or judged.
+
+    0    done
+    1    an error, told in one or two lines; SECONDPASS_DEBUG=1 adds the traceback
+    2    wrong usage
+    3    what `audit --check` asks for
+    130  interrupted
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from secondpass import __version__
+from secondpass.cli import audit, demo, index, models, rerank, search, train
+from secondpass.cli.terminal import say
+from secondpass.errors import SecondpassError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, module in {
+    "demo": demo,
+    "index": index,
+    "search": search,
+    "rerank": rerank,
+    "audit": audit,
+    "train": train,
+    "models": models,
+}.items():
+    app.command(name)(module.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)  # noqa: T201 - the one result without a format
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Rerank search results inside a latency budget, and measure whether it is worth its cost.
+
+    Begin with: $ secondpass demo
+
+    Results go to stdout, talk and progress to stderr.
+    Exit codes: 0 done, 1 error (SECONDPASS_DEBUG=1 shows its traceback),
+    2 wrong usage, 3 what audit --check asks for, 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code; `arguments` default to the process's own."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="secondpass")
+    except (SecondpassError, OSError) as error:
+        if os.environ.get("SECONDPASS_DEBUG"):
+            raise
+        say(f"error: {error}", style="red")
+        sys.exit(1)

@@ -1,0 +1,48 @@
+"""A cascade run over queries, each step timed: what an audit needs.
+
+Knows: retrieval and reranking are timed apart. Refuses to know: judgments and verdicts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from secondpass.cascade import Cascade
+from secondpass.cli.terminal import Update
+from secondpass.cli.views import scored_ids
+from secondpass.errors import InputError
+from secondpass.evaluation.trec import Run
+
+__all__ = ["Measured", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Two runs of the same candidates, and the seconds that retrieving and reranking took, by query id."""
+
+    baseline: Run = field(default_factory=dict)
+    reranked: Run = field(default_factory=dict)
+    seconds_baseline: dict[str, float] = field(default_factory=dict)
+    seconds_reranked: dict[str, float] = field(default_factory=dict)
+
+
+def measure(cascade: Cascade, queries: Mapping[str, str], depth: int, update: Update) -> Measured:
+    """Retrieve `depth` candidates for every query, then rerank them; the first query is run once before, untimed."""
+    if cascade.retriever is None or not cascade.stages:
+        raise InputError("an audit compares a retriever with a stage after it; give the pipeline both")
+    measured = Measured()
+    for query in list(queries.values())[:1]:
+        cascade.rerank(cascade.retriever.retrieve(query, depth))
+    for done, (query_id, query) in enumerate(queries.items(), 1):
+        began = time.perf_counter()
+        found = cascade.retriever.retrieve(query, depth)
+        halfway = time.perf_counter()
+        after = cascade.rerank(replace(found, query_id=query_id))
+        measured.seconds_reranked[query_id] = time.perf_counter() - halfway
+        measured.seconds_baseline[query_id] = halfway - began
+        measured.baseline[query_id] = scored_ids(found)
+        measured.reranked[query_id] = scored_ids(after)
+        update(done)
+    return measured

@@ -1,0 +1,75 @@
+"""secondpass models: what ships, and what a model is on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from secondpass.cli.terminal import print_json, results
+from secondpass.errors import ModelError
+
+
+def command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL", help="Folders or names to look at. Without any: what ships.", show_default=False
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """List models: size, length, licence, and what they run on here.
+
+    Each is opened and its scores are checked, so a model that is listed works.
+
+    Examples:
+
+    $ secondpass models
+    $ secondpass models my-model --json
+    """
+    from secondpass.scoring.checkpoint import SHIPPED
+
+    rows = [_describe(name) for name in (models or SHIPPED)]
+    if json:
+        print_json(rows)
+        return
+    for row in rows:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        table.add_row("model", Text(row["name"], "bold"))
+        table.add_row("size", f"{row['bytes'] / 1e6:,.1f} MB on disk, {row['layers']} layers of {row['hidden']}")
+        table.add_row("max length", f"{row['max_length']} tokens for query and document together")
+        table.add_row("licence", row["licence"])
+        table.add_row("digest", row["digest"])
+        table.add_row("here", f"{row['precision']} on {row['engine']}, {row['threads']} threads ({row['why']})")
+        results.print(table)
+        results.print()
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from secondpass.rerankers.cross_encoder import CrossEncoder
+
+    scorer = CrossEncoder(name).scorer
+    checkpoint, engine = scorer.checkpoint, scorer.engine
+    try:
+        size = sum(file.stat().st_size for file in checkpoint.folder.rglob("*") if file.is_file())
+    except OSError as error:
+        raise ModelError(f"{checkpoint.folder}: cannot be read ({error.strerror})") from error
+    return {
+        "name": checkpoint.name,
+        "bytes": size,
+        "layers": checkpoint.encoder.layers,
+        "hidden": checkpoint.encoder.hidden,
+        "max_length": scorer.max_length,
+        "licence": checkpoint.licence,
+        "digest": checkpoint.digest,
+        "engine": engine.name,
+        "precision": engine.precision,
+        "threads": engine.workers,
+        "why": engine.why,
+        "tolerance": scorer.tolerance,
+    }

@@ -1,0 +1,67 @@
+"""Options that several commands share, and the configuration they change.
+
+Knows: how --config and the options beside it become one Config. Refuses to know: what a
+command does with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from secondpass.config import Config, StageTable, find_config
+from secondpass.errors import ConfigError
+
+__all__ = ["ConfigOption", "DeadlineOption", "DepthOption", "JsonOption", "ModelOption", "configured"]
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings. Without it: ./secondpass.toml, if there is one."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Shipped name, folder or hub name. Without it: secondpass-mini."),
+]
+DepthOption = Annotated[
+    int | None, typer.Option("--depth", metavar="N", min=1, help="Rerank the first N candidates. Without it: 100.")
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline-ms", metavar="MS", min=0, help="Time for each query; what is not scored by then keeps its order."
+    ),
+]
+
+
+def configured(
+    file: Path | None,
+    *,
+    collection: str | None = None,
+    split: str | None = None,
+    index: str | None = None,
+    model: str | None = None,
+    depth: int | None = None,
+) -> Config:
+    """The configuration of `file` (see `find_config`), with what the command line says in its place.
+
+    Raises ConfigError where a model or depth is given but the file has not exactly one stage.
+    """
+    found = find_config(file)
+    replace: Any = msgspec.structs.replace
+    places = {"path": collection, "split": split}
+    config: Config = replace(
+        found,
+        collection=replace(found.collection, **{key: value for key, value in places.items() if value is not None}),
+        retriever=found.retriever if index is None else replace(found.retriever, index=index),
+    )
+    if model is None and depth is None:
+        return config
+    if len(config.stages) != 1:
+        raise ConfigError(f"{config.file}: has {len(config.stages)} stages; set the model and the depth there")
+    stage: StageTable = config.stages[0]
+    changed = replace(stage, model=model or stage.model, depth=depth or stage.depth)
+    return replace(config, stages=(changed,))  # type: ignore[no-any-return]

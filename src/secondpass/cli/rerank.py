@@ -1,0 +1,134 @@
+"""secondpass rerank: a stream of requests or a TREC run in, the same out, reordered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from secondpass.cascade import Cascade
+from secondpass.cli.options import ConfigOption, DeadlineOption, DepthOption, ModelOption, configured
+from secondpass.cli.requests import read_rankings, read_requests
+from secondpass.cli.resume import JSONL, TREC, skip_finished
+from secondpass.cli.terminal import Update, bar, say, stdout_bytes
+from secondpass.cli.views import ranking_line, run_lines
+from secondpass.config import build_stages
+from secondpass.errors import InputError
+from secondpass.evaluation.collections import read_corpus, read_queries
+from secondpass.evaluation.lines import opened
+from secondpass.types import Deadline, Ranking
+
+STDIN = Path("-")
+
+
+def command(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Requests, one JSON object a line; - is stdin.", show_default=False)
+    ] = STDIN,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="FILE", help="Rerank a TREC run instead; - is stdin.")
+    ] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option("--collection", metavar="FOLDER", help="With --run: texts of its queries and documents."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there, not to stdout.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after what --out already holds, as after a kill.")
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", min=1, help="Keep the first K. Without it: all.")
+    ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Add to each line of JSON what was done and how long it took.")
+    ] = False,
+    deadline_ms: DeadlineOption = None,
+    model: ModelOption = None,
+    depth: DepthOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Rerank a stream of any length, in its order and in bounded memory.
+
+    A request is {"query", "documents", "query_id"}; documents are texts, or
+    {"id", "text", "title"}. Its answer is {"query_id", "hits"}; a hit is
+    {"id", "score", "status", "first_rank"}. A TREC run comes back as one.
+
+    Examples:
+
+    $ secondpass rerank requests.jsonl --out ranked.jsonl --resume
+    $ secondpass rerank --run bm25.trec --collection my-collection > out.trec
+    """
+    settings = configured(config, collection=collection, model=model, depth=depth)
+    if run is not None and file != STDIN:
+        raise typer.BadParameter("give FILE or --run, not both", param_hint="--run")
+    if run is not None and trace:
+        raise typer.BadParameter("a TREC run has no place for it", param_hint="--trace")
+    if run is not None and not settings.collection.path:
+        raise typer.BadParameter("a run needs one, for the texts", param_hint="--collection")
+    if resume and out is None:
+        raise typer.BadParameter("needs --out FILE", param_hint="--resume")
+    if out is not None and out.exists() and not resume:
+        raise InputError(f"{out} exists; add --resume to go on after what it holds, or remove it")
+    cascade = Cascade(None, *build_stages(settings))
+    source = file if run is None else run
+    with ExitStack() as stack:
+        name, lines, size = _input(stack, source)
+        update = stack.enter_context(bar("reranking", size))
+        progress = _Progress(update)
+        if run is None:
+            requests, form = read_requests(progress.counted(lines), name), JSONL
+        else:
+            place = settings.collection.path
+            documents = {document.id: document for document in read_corpus(place)}
+            requests, form = read_rankings(progress.counted(lines), name, read_queries(place), documents), TREC
+        if out is not None and out.exists():
+            progress.requests = skip_finished(requests, out, form)
+            say(f"{out}: {progress.requests:,} finished before")
+        target = stack.enter_context(out.open("ab")) if out else stdout_bytes()
+        encode = run_lines if form is TREC else lambda ranking: ranking_line(ranking, trace=trace)
+        for answer in rerank_stream(cascade, requests, deadline_ms, top_k):
+            _write(target, encode(answer))
+            progress.on_request()
+
+
+def rerank_stream(
+    cascade: Cascade, requests: Iterator[Ranking], deadline_ms: float | None, top_k: int | None
+) -> Iterator[Ranking]:
+    """The answer to each request, before the next one is read; `deadline_ms` is for each."""
+    for request in requests:
+        yield cascade.rerank(request, deadline=Deadline.after_ms(deadline_ms)).top(top_k)
+
+
+class _Progress:
+    """Bytes read and requests answered, for the bar."""
+
+    def __init__(self, update: Update) -> None:
+        self._update = update
+        self._bytes = 0
+        self.requests = 0
+
+    def counted(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            self._bytes += len(line)
+            yield line
+
+    def on_request(self) -> None:
+        self.requests += 1
+        self._update(self._bytes, note=f"{self.requests:,} requests")
+
+
+def _input(stack: ExitStack, source: Path) -> tuple[str, IO[bytes], int | None]:
+    """Name, lines and, where it can be known, the size in bytes."""
+    if source == STDIN:
+        return "stdin", sys.stdin.buffer, None
+    lines = stack.enter_context(opened(source))
+    return str(source), lines, source.stat().st_size if lines.seekable() and source.suffix != ".gz" else None
+
+
+def _write(stream: IO[bytes], lines: bytes) -> None:
+    stream.write(lines)
+    stream.flush()  # a request that is finished must survive a kill

@@ -1,0 +1,121 @@
+"""A ranking as data, as the lines of a run, as a table, and its trace as one line.
+
+Knows: what of a ranking people and machines want to see. Refuses to know: where it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from secondpass.evaluation.trec import write_run
+from secondpass.evaluation.wording import clean
+from secondpass.types import Document, Hit, Ranking, StageTrace, Status
+
+__all__ = ["hits_table", "ranking_data", "ranking_line", "run_lines", "scored_ids", "trace_line"]
+
+
+def ranking_data(ranking: Ranking, *, trace: bool, texts: bool = False) -> dict[str, Any]:
+    """{"query_id", "hits": [{"id", "score", "status", "first_rank"}]}; if asked for, with trace, query and texts."""
+    hits: list[dict[str, Any]] = []
+    for hit in ranking.hits:
+        row: dict[str, Any] = {"id": hit.document.id, "score": hit.score, "status": hit.status.value}
+        row["first_rank"] = hit.first_rank
+        if texts:
+            row |= {"first_score": hit.first_score, "title": hit.document.title, "text": hit.document.text}
+        hits.append(row)
+    data: dict[str, Any] = {"query_id": ranking.query_id}
+    if texts:
+        data["query"] = ranking.query
+    data["hits"] = hits
+    if trace:
+        data["trace"] = [_trace_data(step) for step in ranking.trace]
+    return data
+
+
+def ranking_line(ranking: Ranking, *, trace: bool, texts: bool = False) -> bytes:
+    """`ranking_data` as one line of JSON."""
+    return msgspec.json.encode(ranking_data(ranking, trace=trace, texts=texts)) + b"\n"
+
+
+def run_lines(ranking: Ranking) -> bytes:
+    """The lines of a TREC run; an unscored hit keeps its place (see `write_run`)."""
+    text = io.StringIO()
+    write_run({ranking.query_id: scored_ids(ranking)}, text)
+    return text.getvalue().encode()
+
+
+def scored_ids(ranking: Ranking) -> list[tuple[str, float]]:
+    """(document id, score) in order; minus infinity where there is no score."""
+    return [(hit.document.id, -math.inf if hit.score is None else hit.score) for hit in ranking.hits]
+
+
+def trace_line(ranking: Ranking) -> str:
+    """What each step did, in one line: `bm25 3 ms, 100 found  ›  secondpass-mini 412 ms, 100 pairs, …`."""
+    return "  ›  ".join(map(_step, ranking.trace))
+
+
+def hits_table(ranking: Ranking, *, reranked: bool) -> Table:
+    """Two lines a hit: id and title, then how the text begins. `was` is the first stage's rank."""
+    table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
+    table.add_column("#", justify="right", style="bold", no_wrap=True)
+    if reranked:
+        table.add_column("was", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("document", ratio=1, no_wrap=True, overflow="ellipsis")
+    for rank, hit in enumerate(ranking.hits, 1):
+        moved = [_moved(hit, rank)] if reranked else []
+        table.add_row(str(rank), *moved, _score(hit), _heading(hit.document))
+        if begins := _begins(hit.document):
+            table.add_row("", *([""] if reranked else []), "", Text(begins, "dim"))
+    return table
+
+
+def _step(step: StageTrace) -> str:
+    parts = [f"{step.name} {1000 * step.seconds:,.0f} ms"]
+    if step.pairs_scored:
+        parts.append(f"{step.pairs_scored:,} pairs, {step.tokens:,} tokens")
+    if step.truncated:
+        parts.append(f"{step.truncated:,} cut to length")
+    if step.skipped:
+        parts.append(f"unscored ({step.skipped_because or sum(step.skipped.values())})")
+    if "engine" in step.detail:
+        parts.append(f"{step.detail['engine']} {step.detail.get('precision', '')}".rstrip())
+    return ", ".join(parts)
+
+
+def _moved(hit: Hit, rank: int) -> Text:
+    if hit.first_rank is None or hit.first_rank == rank:
+        return Text("=" if hit.first_rank else "", "dim")
+    up = hit.first_rank > rank
+    return Text(f"{hit.first_rank} {'↑' if up else '↓'}", "green" if up else "red")
+
+
+def _score(hit: Hit) -> Text:
+    if hit.score is not None:
+        return Text(f"{hit.score:.2f}")
+    return Text(hit.status.value.replace("_", " ") if hit.status is not Status.RETRIEVED else "", "dim")
+
+
+def _heading(document: Document) -> Text:
+    title = clean(document.title)
+    if title.startswith(document.id):
+        return Text.assemble((document.id, "bold"), title.removeprefix(document.id))
+    return Text.assemble((document.id, "bold"), "  ", title)
+
+
+def _begins(document: Document) -> str:
+    text: Any = document.text
+    return clean(text[:400]) if isinstance(text, str) else ""
+
+
+def _trace_data(step: StageTrace) -> dict[str, Any]:
+    values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

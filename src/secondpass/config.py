@@ -1,0 +1,259 @@
+"""secondpass.toml: what the pipeline is made of, and the one place that puts it together.
+
+Knows: the keys, their types and defaults, and how they become a Cascade. Refuses to know: the
+command line and the environment. docs/config.md describes every key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from secondpass.cascade import Cascade, Stage
+from secondpass.errors import ConfigError, InputError
+from secondpass.evaluation.collections import Collection
+from secondpass.evaluation.collections import open_collection as open_collection_at
+from secondpass.evaluation.metrics import parse_metric
+from secondpass.registry import Kind, resolve
+from secondpass.types import Document, Reranker, Retriever
+
+__all__ = [
+    "FILE_NAME",
+    "BudgetTable",
+    "CollectionTable",
+    "Config",
+    "RetrieverTable",
+    "StageTable",
+    "build_cascade",
+    "build_retriever",
+    "build_stages",
+    "find_config",
+    "open_collection",
+    "read_config",
+]
+
+FILE_NAME = "secondpass.toml"
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class CollectionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[collection]: a BEIR folder or "ir_datasets:NAME", and the split of its judgments."""
+
+    path: str = ""
+    split: Text = "test"
+
+
+class RetrieverTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[retriever]: the first stage. k1, b, language and fields count when an index is built."""
+
+    name: Text = "bm25"
+    index: str = ""
+    candidates: Count | None = None
+    k1: NotNegative = 0.9
+    b: Share = 0.4
+    language: Text = "english"
+    fields: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("title", "text")
+    options: dict[str, Any] = {}
+
+
+class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[[stages]]: a reranker. Keys that are set, but for the first three, go to its constructor."""
+
+    reranker: Text = "cross-encoder"
+    depth: Count = 100
+    budget_ms: NotNegative | None = None
+    model: Text | None = None
+    precision: Literal["auto", "bf16", "fp32"] | None = None
+    engine: Literal["auto", "openvino", "onnxruntime"] | None = None
+    threads: Count | None = None
+    max_length: Count | None = None
+    template: Text | None = None
+    options: dict[str, Any] = {}
+
+
+class BudgetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[budget]: what an audit holds the result against."""
+
+    p99_ms: NotNegative | None = None
+    delta: Annotated[float, msgspec.Meta(gt=0.0)] = 0.01
+    metric: Text = "ndcg@10"
+
+
+class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tables of the file."""
+
+    collection: CollectionTable = CollectionTable()
+    retriever: RetrieverTable = RetrieverTable()
+    stages: tuple[StageTable, ...] = (StageTable(),)
+    budget: BudgetTable = BudgetTable()
+
+
+class Config(_Tables, frozen=True):
+    """The tables, their paths made absolute, and the file they came from, for messages."""
+
+    file: str = "the built-in defaults"
+
+    @property
+    def depth(self) -> int:
+        """How many candidates the stages look at: the largest depth, or 100 without a stage."""
+        return max((stage.depth for stage in self.stages), default=100)
+
+
+def find_config(path: str | Path | None = None) -> Config:
+    """The file at `path`; without one ./secondpass.toml where there is one, else the defaults."""
+    if path is not None:
+        return read_config(path)
+    return read_config(FILE_NAME) if Path(FILE_NAME).is_file() else Config()
+
+
+def read_config(path: str | Path) -> Config:
+    """Decode a file strictly; relative paths in it are relative to its folder.
+
+    Raises ConfigError, with the file and the key, for anything that is not as config.py says.
+    """
+    path = Path(path)
+    try:
+        tables = msgspec.toml.decode(path.read_bytes(), type=_Tables)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error))}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from error
+    try:
+        parse_metric(tables.budget.metric)
+    except InputError as error:
+        raise ConfigError(f"{path}: budget.metric: {error}") from error
+    folder = path.resolve().parent
+    collection, retriever = tables.collection, tables.retriever
+    if collection.path and not collection.path.startswith("ir_datasets:"):
+        collection = msgspec.structs.replace(collection, path=str(folder / collection.path))
+    if retriever.index:
+        retriever = msgspec.structs.replace(retriever, index=str(folder / retriever.index))
+    stages = tuple(
+        # a model may also be a shipped name or a hub name, so only what is a folder is taken for one
+        msgspec.structs.replace(stage, model=str(folder / stage.model))
+        if stage.model is not None and (folder / stage.model).is_dir()
+        else stage
+        for stage in tables.stages
+    )
+    return Config(collection, retriever, stages, tables.budget, str(path))
+
+
+def open_collection(config: Config) -> Collection:
+    """The collection that [collection] names.
+
+    Raises ConfigError where it names none, CollectionError where it cannot be read.
+    """
+    if not config.collection.path:
+        raise ConfigError(f"{config.file}: collection.path is not set; set it, or give --collection")
+    return open_collection_at(config.collection.path, split=config.collection.split)
+
+
+def build_cascade(
+    config: Config,
+    documents: Iterable[Document] | None = None,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> Cascade:
+    """The whole pipeline. `documents` and `on_progress` as for `build_retriever`."""
+    retriever = build_retriever(config, documents, on_progress=on_progress)
+    return Cascade(retriever, *build_stages(config), retrieve=config.retriever.candidates)
+
+
+def build_retriever(
+    config: Config,
+    documents: Iterable[Document] | None = None,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> Retriever:
+    """The first stage: BM25 opened from its index, or built in memory from `documents` where no index is named.
+
+    Any other retriever of the registry is constructed with its `options`. `on_progress` is
+    called with the number of documents indexed so far.
+
+    Raises ConfigError where neither an index nor documents are there, or an option does not fit.
+    """
+    table = config.retriever
+    cls = _resolve(config, "retriever.name", "retriever", table.name)
+    if table.name != "bm25":
+        return _construct(config, "retriever", cls, table.options)  # type: ignore[no-any-return]
+    if table.options:
+        raise ConfigError(f"{config.file}: retriever.options is for other retrievers; bm25 has its own keys")
+    if table.index:
+        return cls.open(table.index)  # type: ignore[no-any-return]
+    if documents is None:
+        raise ConfigError(f"{config.file}: retriever.index is not set; build one with `secondpass index`, then name it")
+    return cls.build(  # type: ignore[no-any-return]
+        documents,
+        k1=table.k1,
+        b=table.b,
+        language=None if table.language == "none" else table.language,
+        fields=table.fields,
+        on_progress=on_progress,
+    )
+
+
+def build_stages(config: Config) -> tuple[Stage, ...]:
+    """The stages, first to last.
+
+    Raises ConfigError, with the key, for an unknown reranker or an option that it does not take.
+    """
+    stages = []
+    for position, table in enumerate(config.stages):
+        key = f"stages[{position}]"
+        own = ("model", "precision", "engine", "threads", "max_length", "template")
+        chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
+        if twice := chosen.keys() & table.options.keys():
+            raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
+        cls = _resolve(config, f"{key}.reranker", "reranker", table.reranker)
+        reranker: Reranker = _construct(config, key, cls, {**chosen, **table.options})
+        stages.append(Stage(reranker, table.depth, table.budget_ms))
+    return tuple(stages)
+
+
+def _resolve(config: Config, key: str, kind: Kind, name: str) -> Any:
+    try:
+        return resolve(kind, name)
+    except InputError as error:
+        raise ConfigError(f"{config.file}: {key}: {error}") from error
+
+
+def _construct(config: Config, key: str, cls: Any, options: Mapping[str, Any]) -> Any:
+    signature = inspect.signature(cls)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "nothing"
+        raise ConfigError(f"{config.file}: {key}: {cls.__name__} {error}; it takes: {takes}") from error
+    return cls(**options)
+
+
+def _explain(message: str) -> str:
+    """msgspec's "… - at `$.stages[0].depth`" with the key first, and the nearest known key for a misspelt one."""
+    what, _, at = message.partition(" - at ")
+    key = at.strip("`").removeprefix("$").removeprefix(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
+    if not unknown:
+        return f"{key}: {what[0].lower()}{what[1:]}" if key else what
+    table = re.sub(r"\[\d+\]", "", key)
+    struct = {
+        "collection": CollectionTable,
+        "retriever": RetrieverTable,
+        "stages": StageTable,
+        "budget": BudgetTable,
+    }.get(table, _Tables)
+    known = struct.__struct_fields__
+    close = difflib.get_close_matches(unknown[1], known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+    return f"{key}.{unknown[1]}: unknown key; {hint}".lstrip(".")

@@ -1,0 +1,68 @@
+"""models, train and demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Run
+from secondpass.cli import train
+from secondpass.scoring.checkpoint import SHIPPED, open_checkpoint
+from secondpass.training.data import read_pairs
+
+
+def test_a_model_is_described_as_it_is(run: Run, tiny: Path) -> None:
+    (row,) = json.loads(run("models", tiny, "--json").out)
+    assert row["name"] == str(tiny)
+    assert row["bytes"] == sum(file.stat().st_size for file in tiny.iterdir())
+    assert (row["layers"], row["max_length"], row["digest"]) == (2, 128, open_checkpoint(tiny).digest)
+    assert row["precision"] in ("bf16", "fp32")
+    text = run("models", tiny).out
+    assert row["digest"] in text
+    assert f"{row['precision']} on {row['engine']}" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_ships_is_listed(run: Run) -> None:
+    if not all((folder / "model.safetensors").is_file() for folder in SHIPPED.values()):
+        pytest.skip("this source tree has no weights of the shipped model")
+    assert [row["name"] for row in json.loads(run("models", "--json").out)] == list(SHIPPED)
+
+
+def test_without_the_extra_the_install_line_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
+    done = run("train", "pairs.jsonl", "--out", "model")
+    assert done.code == 1
+    assert "pip install 'secondpass[train]'" in done.err
+    assert not (tmp_path / "model").exists()
+
+
+def test_pairs_alone_make_a_recipe_that_uses_them_all(tmp_path: Path, tiny: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"query": f"q{n}", "positive": f"p{n}"}) + "\n" for n in range(50)))
+    recipe = train._one_set(pairs, str(tiny), "mine")
+    assert (recipe.name, recipe.base.folder) == ("mine", str(tiny))
+    assert (recipe.max_length, recipe.training.max_length) == (128, 128)  # as far as the base can read
+    found = read_pairs(recipe.sets[0], Path("elsewhere"), recipe.training.seed)
+    assert (len(found.train), len(found.dev)) == (45, 5)
+
+
+def test_the_demo_ends_with_a_verdict_and_a_page(run: Run, tmp_path: Path, tiny: Path) -> None:
+    done = run("demo", "--out", "here", "--depth", 2, "--model", tiny)
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert any(word in done.out for word in ("HARMFUL", "NOT WORTH IT", "INCONCLUSIVE", "WORTH IT"))
+    assert "40 queries" in done.out
+    assert max(map(len, lines[:-1])) <= 80
+    report = tmp_path / "here" / "report.html"
+    assert lines[-1] == f"Report: {report}"
+    assert "<html" in report.read_text(encoding="utf-8")
+    assert "str.split" in run("search", tmp_path / "here" / "index", "split a string", "--no-rerank").out
+    data = run(
+        "audit", "--collection", "here/collection", "--index", "here/index", "--model", tiny, "--depth", 2, "--json"
+    )
+    assert json.loads(data.out)["queries"] == 40

@@ -1,0 +1,212 @@
+"""secondpass.toml: strict, relative to its own folder, and the one way a pipeline is put together."""
+
+from __future__ import annotations
+
+import re
+import typing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from secondpass import config as settings
+from secondpass.config import Config, build_cascade, build_retriever, build_stages, find_config, open_collection
+from secondpass.errors import CollectionError, ConfigError, SecondpassError
+from secondpass.scoring.engines import ENGINES, PRECISIONS
+from secondpass.types import Document
+
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "collection": settings.CollectionTable,
+    "retriever": settings.RetrieverTable,
+    "stages": settings.StageTable,
+    "budget": settings.BudgetTable,
+}
+DOCUMENTS = [Document("a", "a list of words"), Document("b", "the bank of a river"), Document("c", "a sorted list")]
+
+
+def read(folder: Path, text: str) -> Config:
+    path = folder / "secondpass.toml"
+    path.write_text(text, encoding="utf-8")
+    return settings.read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("stage = 1", "stage: unknown key; did you mean 'stages'"),
+        ("[colection]\npath = 'x'", "colection: unknown key; did you mean 'collection'"),
+        ("[collection]\nfolder = 'x'", "collection.folder: unknown key; known are: path, split"),
+        ("[[stages]]\n[[stages]]\ndepht = 3", r"stages\[1\].depht: unknown key; did you mean 'depth'"),
+        ("[[stages]]\ndepth = '3'", r"stages\[0\].depth: expected `int`, got `str`"),
+        ("[[stages]]\ndepth = 0", r"stages\[0\].depth: expected `int` >= 1"),
+        ("[[stages]]\nbudget_ms = -1", r"stages\[0\].budget_ms: expected .* >= 0"),
+        ("[[stages]]\nprecision = 'int9'", r"stages\[0\].precision: invalid enum value 'int9'"),
+        ("[stages]\ndepth = 3", "stages: expected `array`"),
+        ("[retriever]\nb = 1.5", "retriever.b: expected `float` <= 1"),
+        ("[budget]\ndelta = 0", "budget.delta: expected `float` > 0"),
+        ("[budget]\nmetric = 'ndgc@10'", "budget.metric: unknown metric 'ndgc@10'"),
+        ("file = 'x'", "file: unknown key"),
+        ("a = ", "not TOML"),
+    ],
+)
+def test_what_cannot_be_meant_names_file_and_key(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(tmp_path))}.secondpass\.toml: {key}"):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"other\.toml: cannot be read \(No such file"):
+        find_config(tmp_path / "other.toml")
+
+
+def test_found_here_or_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config() == Config()
+    (stage,) = Config().stages
+    assert (Config().retriever.name, stage.reranker, stage.depth, Config().depth) == ("bm25", "cross-encoder", 100, 100)
+    read(tmp_path, "[[stages]]\ndepth = 7\n[[stages]]\ndepth = 3")
+    assert find_config().depth == 7
+    assert find_config(tmp_path / "secondpass.toml").file == str(tmp_path / "secondpass.toml")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    text = """
+    [collection]
+    path = "corpus"
+    [retriever]
+    index = "idx"
+    [[stages]]
+    model = "models/mine"
+    [[stages]]
+    model = "owner/on-the-hub"
+    """
+    found = read(tmp_path, text)
+    assert found.collection.path == str(tmp_path / "corpus")
+    assert found.retriever.index == str(tmp_path / "idx")
+    assert [stage.model for stage in found.stages] == [str(tmp_path / "models" / "mine"), "owner/on-the-hub"]
+    assert read(tmp_path, "[collection]\npath = 'ir_datasets:x/y'").collection.path == "ir_datasets:x/y"
+    assert read(tmp_path, f"[collection]\npath = '{tmp_path / 'z'}'").collection.path == str(tmp_path / "z")
+
+
+def test_a_whole_pipeline(tmp_path: Path, tiny: Path) -> None:
+    found = read(
+        tmp_path,
+        f"""
+        [retriever]
+        candidates = 5
+        language = "none"
+        [[stages]]
+        model = "{tiny}"
+        depth = 2
+        budget_ms = 60000
+        precision = "fp32"
+        engine = "onnxruntime"
+        threads = 1
+        max_length = 64
+        template = "{{text}}"
+        options = {{ batch_tokens = 128, cache_dir = "{tmp_path / "cache"}" }}
+        """,
+    )
+    cascade = build_cascade(found, DOCUMENTS)
+    assert repr(cascade) == f"BM25(3 documents) @ 5 >> CrossEncoder('{tiny}') @ 2 within 60000 ms"
+    ranking = cascade.search("list", top_k=3)
+    assert sorted(ranking.ids) == ["a", "c"]
+    detail = ranking.trace[-1].detail
+    assert (detail["engine"], detail["precision"], detail["workers"], detail["max_length"]) == (
+        "onnxruntime",
+        "fp32",
+        1,
+        64,
+    )
+
+
+def test_an_index_is_opened_and_its_absence_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"retriever\.index is not set; build one with `secondpass index`"):
+        build_retriever(Config())
+    build_retriever(Config(), DOCUMENTS).save(tmp_path / "idx")  # type: ignore[attr-defined]
+    opened = build_retriever(read(tmp_path, "[retriever]\nindex = 'idx'"))
+    assert opened.retrieve("river", 3).ids == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[[stages]]\nreranker = 'cross-encodr'",
+            r"stages\[0\]\.reranker: there is no reranker called .* did you mean",
+        ),
+        ("[[stages]]\noptions = {colour = 1}", r"stages\[0\]: CrossEncoder .*'colour'; it takes: model, .*cache_dir"),
+        (
+            "[[stages]]\nmodel = 'm'\noptions = {model = 'n'}",
+            r"stages\[0\]\.options\.model is also set as stages\[0\]\.model",
+        ),
+        ("[retriever]\nname = 'bm26'", r"retriever\.name: there is no retriever called 'bm26'; did you mean 'bm25'"),
+        ("[retriever]\noptions = {k = 1}", r"retriever\.options is for other retrievers"),
+    ],
+)
+def test_what_cannot_be_built_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"secondpass\.toml: {message}"):
+        build_cascade(read(tmp_path, text), DOCUMENTS)
+
+
+class Reversed:
+    """A reranker of another package: its options come from the file."""
+
+    def __init__(self, *, strength: int, model: str = "") -> None:
+        self.strength, self.model = strength, model
+
+    def rerank(self, ranking: object, **_: object) -> object:
+        return ranking
+
+
+def test_another_package_s_reranker_gets_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "resolve", lambda kind, name: Reversed)
+    text = "[[stages]]\nreranker = 'reversed'\nmodel = 'm'\ndepth = 4\n[stages.options]\nstrength = 2"
+    (stage,) = build_stages(read(tmp_path, text))
+    assert isinstance(stage.reranker, Reversed)
+    assert (stage.depth, stage.reranker.strength, stage.reranker.model) == (4, 2, "m")
+    with pytest.raises(
+        ConfigError, match=r"stages\[0\]: Reversed missing a required .*'strength'; it takes: strength, model"
+    ):
+        build_stages(read(tmp_path, "[[stages]]\nreranker = 'reversed'"))
+
+
+def test_the_collection_is_read_or_its_absence_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the built-in defaults: collection\.path is not set"):
+        open_collection(Config())
+    with pytest.raises(CollectionError, match="no such folder"):
+        open_collection(read(tmp_path, "[collection]\npath = 'nowhere'"))
+    assert issubclass(ConfigError, SecondpassError)
+
+
+def test_the_choices_are_those_of_the_engines() -> None:
+    hints = typing.get_type_hints(settings.StageTable)
+    for name, known in (("precision", PRECISIONS), ("engine", ENGINES)):
+        (literal, none) = typing.get_args(hints[name])
+        assert none is type(None)
+        assert typing.get_args(literal) == known
+
+
+def test_every_key_is_in_the_docs_with_its_default() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z]+)\.([a-z0-9_]+)` \| ([^|]*) \|", page, flags=re.M)
+    described = {(table, key): default.strip().strip("`") for table, key, default in rows}
+    expected: dict[tuple[str, str], object] = {}
+    for table, struct in TABLES.items():
+        for field in msgspec.structs.fields(struct):
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            expected[table, field.name] = default
+    assert described.keys() == expected.keys()
+    for key, default in expected.items():
+        if default in (None, "", {}):
+            assert described[key] == "—", key
+        else:
+            plain = list(default) if isinstance(default, tuple) else default
+            assert msgspec.toml.decode(f"x = {described[key]}") == {"x": plain}, key
+
+
+def test_the_example_in_the_docs_is_a_valid_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, flags=re.S)
+    assert read(tmp_path, example).stages
