@@ -1,0 +1,191 @@
+"""From a trained model to a folder that ships: fp16 weights, golden scores, lineage, card.
+
+Knows: the layout that secondpass, transformers and sentence-transformers all open. Refuses to
+know: how the model was trained, beyond what the lineage says. The golden logits come from
+torch in fp32 on the rounded weights, not from the engines they will be used to check.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from secondpass.errors import GoldenError
+from secondpass.extras import require
+from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.engines import open_engine
+from secondpass.scoring.pair_scorer import PairScorer
+from secondpass.scoring.probes import PROBES
+from secondpass.training.data import Group
+from secondpass.training.recipe import Recipe
+from secondpass.training.train import Prepared, dev_report
+
+__all__ = ["export"]
+
+_FP32 = 1e-4  # what an engine in fp32 may differ from torch; tests hold both engines to it
+_PAIRS = 1500  # dev pairs that the deviation of bf16 is measured on
+
+
+def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence: str = "Apache-2.0") -> dict[str, Any]:
+    """Write the checkpoint to `out` and return its lineage.
+
+    Raises GoldenError where an engine on this machine does not reproduce torch's fp32 scores.
+    """
+    torch: Any = require("torch", extra="train", purpose="export")
+    transformers: Any = require("transformers", extra="train", purpose="export")
+    out.mkdir(parents=True, exist_ok=True)
+    _weights(trained, out)
+    _configuration(recipe, trained, out)
+
+    model = transformers.BertForSequenceClassification.from_pretrained(str(out), dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(out))
+    golden = []
+    with torch.no_grad():
+        for query, text in PROBES:
+            features = tokenizer(
+                query, text, truncation="only_second", max_length=recipe.max_length, return_tensors="pt"
+            )
+            golden.append({"query": query, "document": text, "logit": round(float(model(**features).logits[0, 0]), 6)})
+    written: dict[str, Any] = {"licence": licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
+    _write_json(out / "golden.json", written)
+
+    fp32 = _scorer(out, "fp32")
+    worst = fp32.check_golden(fp32.checkpoint.golden)
+    deviation = _bf16_deviation(out, fp32, prepared.dev)
+    if deviation is not None:
+        # half as much again: the measured maximum is of a sample
+        written["tolerance"]["bf16"] = math.ceil(deviation * 1.5 * 100) / 100
+        _write_json(out / "golden.json", written)
+    report = dev_report(prepared.dev, lambda query, texts: [v or 0.0 for v in fp32.score(query, texts).values])
+    lineage = {
+        "name": recipe.name,
+        "licence": licence,
+        **prepared.lineage,
+        "groups": len(prepared.groups),
+        "training": msgspec.to_builtins(recipe.training),
+        "negatives": msgspec.to_builtins(recipe.negatives),
+        "dev": report,
+        "golden": {"fp32_worst": worst, "bf16_worst_of_dev_pairs": deviation},
+        "digest": fp32.checkpoint.digest,
+        "made_with": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")},
+        },
+    }
+    _write_json(out / "lineage.json", lineage)
+    if not (out / "README.md").exists():  # a card that a person has edited is never overwritten
+        (out / "README.md").write_text(_card(lineage), encoding="utf-8")
+    return lineage
+
+
+def _weights(trained: Path, out: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(trained / "model.safetensors")
+    halves = {name: t.astype(np.float16) for name, t in tensors.items() if not name.endswith("position_ids")}
+    unusable = [name for name, tensor in halves.items() if not np.isfinite(tensor).all()]
+    if unusable:
+        raise GoldenError(
+            f"{unusable[0]} does not fit into fp16; the training went astray (NaN or infinity in the weights)"
+        )
+    save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def _configuration(recipe: Recipe, trained: Path, out: Path) -> None:
+    config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    # weights lie on disk in fp16 and are meant to be computed on in fp32 unless a precision is asked for
+    config |= {"dtype": "float32", "torch_dtype": "float32"}
+    config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    _write_json(out / "config.json", config)
+    tokenizer = json.loads((trained / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer |= {"truncation": None, "padding": None}
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    settings = json.loads((trained / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["model_max_length"] = recipe.max_length
+    _write_json(out / "tokenizer_config.json", settings)
+    if (trained / "vocab.txt").exists():
+        shutil.copyfile(trained / "vocab.txt", out / "vocab.txt")
+
+
+def _scorer(folder: Path, precision: str) -> PairScorer:
+    checkpoint = open_checkpoint(folder)
+    engine = open_engine(checkpoint, engine="auto", precision=precision, threads=None, cache=None)
+    tolerance = checkpoint.tolerance.get(precision, math.inf)
+    return PairScorer(checkpoint, engine, max_length=checkpoint.max_length, batch_tokens=512, tolerance=tolerance)
+
+
+def _bf16_deviation(folder: Path, fp32: PairScorer, dev: Sequence[Group]) -> float | None:
+    """The largest |bf16 − fp32| over golden and dev pairs; None where this CPU has no bf16."""
+    checkpoint = fp32.checkpoint
+    auto = open_engine(checkpoint, engine="auto", precision="auto", threads=None, cache=None)
+    if auto.precision != "bf16":
+        return None
+    bf16 = PairScorer(checkpoint, auto, max_length=checkpoint.max_length, batch_tokens=512, tolerance=math.inf)
+    pools = [(query, [text]) for query, text in PROBES]
+    taken = 0
+    for pool in dev[:: max(1, len(dev) * 30 // _PAIRS)]:
+        pools.append((pool.query, list(pool.passages)))
+        taken += len(pool.passages)
+        if taken >= _PAIRS:
+            break
+    worst = 0.0
+    for query, texts in pools:
+        for a, b in zip(fp32.score(query, texts).values, bf16.score(query, texts).values, strict=True):
+            if a is not None and b is not None:
+                worst = max(worst, abs(a - b))
+    bf16.close()
+    return worst
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _card(lineage: dict[str, Any]) -> str:
+    """A model card to begin with; people add what was measured elsewhere."""
+    sets = "\n".join(
+        f"| {one['name']} | {one['groups']} | {one['licence']} |" for one in lineage["sets"] if one["groups"]
+    )
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    dev = "\n".join(
+        f"| {one['set']} | {one['queries']} | "
+        + " | ".join(number(one[key]) for key in ("bm25", "cosine", "model"))
+        + " |"
+        for one in lineage["dev"]
+    )
+    history = lineage["base"]["history"] or "not stated in the recipe"
+    return f"""---
+license: {lineage["licence"].lower()}
+library_name: secondpass
+pipeline_tag: text-ranking
+---
+# {lineage["name"]}
+
+A cross-encoder for reranking. Base: {history}.
+
+Made by `secondpass train --recipe recipe.toml`; what it was made of is in `lineage.json`.
+
+| training set | groups prepared | licence |
+|---|---|---|
+{sets}
+
+Dev queries, held out of training (nDCG@10 over BM25's first 30, queries whose answer BM25 found):
+
+| dev set | queries | BM25's order | cosine of the base | this model |
+|---|---|---|---|---|
+{dev}
+"""

@@ -1,0 +1,103 @@
+"""What a training run is made of, as one TOML file decoded strictly.
+
+Knows: the keys of a recipe, their defaults and their bounds. Refuses to know: how
+any of it is carried out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from secondpass.errors import ConfigError
+
+__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Training", "read_recipe"]
+
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the encoder comes from: a folder, or a Python package that ships one as `model/`."""
+
+    package: str = ""
+    folder: str = ""
+    history: str = ""
+
+
+class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One set of pairs: `<data>/<name>/train.jsonl.gz` (or `path`).
+
+    `sample` queries are drawn for training and `dev` for choosing; the two never share a
+    query. `drop` leaves out rows by a field's prefix or substring, e.g. {doc_id = "python-stdlib"}.
+    """
+
+    name: str
+    licence: str
+    sample: Count = 0
+    dev: Count = 0
+    path: str = ""
+    drop: dict[str, str] = {}
+
+
+class Negatives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Negatives per positive. Mined ones are drawn from BM25's first `depth` of the same set;
+    a candidate whose cosine to the query under the base exceeds `ceiling` × the positive's is
+    taken for a false negative and left out."""
+
+    mined: Count = 2
+    random: Count = 1
+    depth: Positive = 30
+    ceiling: Annotated[float, msgspec.Meta(gt=0.0)] = 0.95
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The optimisation. `groups_per_batch` groups of one positive and its negatives make a step;
+    `groups` bounds how many are used (0: all of them, in the order the seed gives).
+    The list target is (1 − teacher_weight) · one-hot + teacher_weight · softmax(cosine / teacher_temperature)."""
+
+    learning_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 6e-5
+    warmup: Share = 0.06
+    dropout: Share = 0.1
+    weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 0.01
+    groups_per_batch: Positive = 8
+    groups: Count = 0
+    epochs: Positive = 1
+    max_length: Positive = 256
+    bce_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.5
+    teacher_weight: Share = 0.0
+    teacher_temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 0.05
+    bf16: bool = True
+    save_every: Positive = 200
+    seed: int = 13
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use."""
+
+    name: str
+    base: Base
+    sets: Annotated[tuple[DataSet, ...], msgspec.Meta(min_length=1)]
+    negatives: Negatives = Negatives()
+    training: Training = Training()
+    max_length: Positive = 512
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Decode a recipe file. Raises ConfigError naming the file and the key."""
+    try:
+        recipe = msgspec.toml.decode(Path(path).read_bytes(), type=Recipe)
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ConfigError(f"recipe {path}: {error}") from error
+    if bool(recipe.base.package) == bool(recipe.base.folder):
+        raise ConfigError(f"recipe {path}: base needs exactly one of `package` and `folder`")
+    names = [one.name for one in recipe.sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"recipe {path}: set {twice[0]!r} is listed twice; raise its sample instead")
+    return recipe

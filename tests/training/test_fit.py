@@ -1,0 +1,110 @@
+"""A real run of sentence-transformers' trainer on a tiny base: it learns, resumes, exports what opens everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secondpass.rerankers.cross_encoder import CrossEncoder
+from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.training.data import Group
+from secondpass.training.export import export
+from secondpass.training.recipe import Base, DataSet, Recipe, Training
+from secondpass.training.train import Prepared, fit
+from tiny import tiny_checkpoint
+
+pytest.importorskip("sentence_transformers", reason="needs the extra 'train' (torch, sentence-transformers)")
+pytestmark = [
+    pytest.mark.slow,
+    # what torch and transformers warn about among themselves is theirs to mend
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
+WORDS = ["list", "sort", "file", "date", "string", "river", "bank", "python"]
+
+
+def recipe_for(base: Path, **settings: object) -> Recipe:
+    few: dict[str, Any] = {"learning_rate": 3e-3, "groups_per_batch": 4, "max_length": 32, "bf16": False}
+    training = Training(**{**few, "save_every": 10, **settings})
+    return Recipe("tiny", Base(folder=str(base)), (DataSet("words", "CC0", 1),), training=training, max_length=64)
+
+
+def word_groups(count: int, seed: int = 0) -> Prepared:
+    """The passage that speaks of a snake answers every query: little to learn, so few steps suffice."""
+    draw = np.random.default_rng(seed)
+    groups = []
+    for _ in range(count):
+        query, *wrong = draw.permutation(WORDS)[:4].tolist()
+        groups.append(Group("words", query, tuple(f"the {word} of {query}" for word in ("snake", *wrong))))
+    return Prepared(
+        groups, groups[:10], {"sets": [{"name": "words", "licence": "CC0", "groups": count}], "base": {"history": ""}}
+    )
+
+
+def quiet(*_: object) -> None:
+    """Progress that nobody watches."""
+
+
+def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
+    base = tiny_checkpoint(tmp_path / "base")
+    prepared = word_groups(160)
+    recipe = recipe_for(base)
+
+    said: list[str] = []
+    stopped: list[int] = []
+
+    def stop(_: str, done: int, total: int) -> None:
+        stopped.append(done)
+        if done == 13:  # as a kill would, after the checkpoint of step 10
+            raise KeyboardInterrupt
+
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, prepared, work, say=said.append, progress=stop)
+    assert not (work / "model").exists()
+    resumed: list[int] = []
+    trained = fit(recipe, prepared, work, say=said.append, progress=lambda _, done, total: resumed.append(done))
+    assert any("going on from checkpoint-10" in line for line in said)
+    assert (resumed[0], resumed[-1]) == (11, 40)
+    assert fit(recipe, prepared, work, say=said.append, progress=quiet) == trained  # nothing left to do
+
+    out = tmp_path / "out"
+    lineage = export(recipe, prepared, trained, out)
+    assert lineage["dev"][0]["model"] > 0.9
+    assert json.loads((out / "lineage.json").read_text())["digest"] == open_checkpoint(out).digest
+    model = CrossEncoder(out, precision="fp32", cache_dir=tmp_path / "cache")
+    assert model.scorer.max_length == 64
+    assert model.scorer.checkpoint.golden
+    held_out = word_groups(40, seed=9).groups
+    right = [int(np.argmax(model.predict([(g.query, text) for text in g.passages]))) == 0 for g in held_out]
+    assert np.mean(right) > 0.8
+
+    from sentence_transformers import CrossEncoder as Theirs
+
+    pairs = [(group.query, group.passages[1]) for group in held_out]
+    np.testing.assert_allclose(model.predict(pairs), Theirs(str(out)).predict(pairs), atol=1e-4)
+
+
+def test_teacher_and_other_settings_reach_the_run(tmp_path: Path) -> None:
+    base = tiny_checkpoint(tmp_path / "base")
+    prepared = word_groups(8)
+    taught = [with_teacher(group) for group in prepared.groups]
+    recipe = recipe_for(base, teacher_weight=1.0, bce_weight=0.0, teacher_temperature=0.1, dropout=0.0)
+    lines: list[str] = []
+    trained = fit(
+        recipe,
+        Prepared(taught, [], prepared.lineage),
+        tmp_path / "work",
+        say=lines.append,
+        progress=quiet,
+        stop_after=1,
+    )
+    assert (trained / "model.safetensors").exists()
+
+
+def with_teacher(group: Group) -> Group:
+    """The same group with a teacher that likes the second passage best."""
+    return Group(group.set, group.query, group.passages, (0.1, 0.9, 0.1, 0.1))
