@@ -61,7 +61,7 @@ def test_predict_takes_what_sentence_transformers_takes(encoder: CrossEncoder) -
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), array, atol=1e-2)
     assert encoder.predict([]).shape == (0,)
     with pytest.raises(InputError, match="item 1 is not a pair"):
-        encoder.predict([("a", "b"), "c"])  # type: ignore[list-item]
+        encoder.predict([("a", "b"), "c"])
     with pytest.raises(InputError, match="convert_to_tensor"):
         encoder.predict(pairs, convert_to_tensor=True)
 
@@ -127,7 +127,10 @@ def test_templates_that_name_no_plain_field_are_refused(template: str) -> None:
 
 
 def test_the_template_decides_what_is_read(tiny: Path, cache: Path) -> None:
-    documents = [{"id": "a", "text": "", "title": "sort a list"}, {"id": "b", "text": None, "title": "x"}]
+    documents: list[dict[str, object]] = [
+        {"id": "a", "text": "", "title": "sort a list"},
+        {"id": "b", "text": None, "title": "x"},
+    ]
     ranking = CrossEncoder(tiny, cache_dir=cache).rerank(as_ranking("sort", documents))
     assert {hit.document.id: hit.status for hit in ranking.hits} == {"a": Status.SCORED, "b": Status.NOT_TEXT}
     titles = CrossEncoder(tiny, cache_dir=cache, template="{title}").rerank(as_ranking("sort", documents))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_the_activation_is_read_where_sentence_transformers_writes_it(
     ],
 )
 def test_what_would_score_wrongly_is_refused_with_the_reason(
-    tmp_path: Path, override: dict[str, object], reason: str
+    tmp_path: Path, override: dict[str, Any], reason: str
 ) -> None:
     folder = tiny_checkpoint(tmp_path / "m", **override)
     with pytest.raises(ModelError, match=reason):

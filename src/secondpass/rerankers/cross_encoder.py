@@ -168,7 +168,7 @@ class CrossEncoder:
             return []
         scores = self.predict([(query, text) for text in documents], activation_fn=activation_fn, **unsupported)
         order = sorted(range(len(documents)), key=lambda i: (bool(np.isnan(scores[i])), -scores[i]))
-        results: list[dict[str, Any]] = [{"corpus_id": i, "score": scores[i]} for i in order[:top_k]]
+        results: list[dict[str, Any]] = [{"corpus_id": i, "score": float(scores[i])} for i in order[:top_k]]
         if return_documents:
             for row in results:
                 row["text"] = documents[row["corpus_id"]]

@@ -184,7 +184,8 @@ class PairScorer:
         if not worst <= self.tolerance:  # so that NaN fails too
             raise GoldenError(
                 f"{self.checkpoint.name} on {self.engine.name} in {self.engine.precision}: golden pairs deviate "
-                f"by {worst:.4g}, allowed are {self.tolerance:.4g}; try precision='fp32' or engine='onnxruntime', and please report it"
+                f"by {worst:.4g}, allowed are {self.tolerance:.4g}; "
+                "try precision='fp32' or engine='onnxruntime', and please report it"
             )
         return worst
 
