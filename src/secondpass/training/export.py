@@ -27,12 +27,12 @@ from secondpass.scoring.pair_scorer import PairScorer
 from secondpass.scoring.probes import PROBES
 from secondpass.training.data import Group
 from secondpass.training.recipe import Recipe
-from secondpass.training.train import Prepared, dev_report
+from secondpass.training.train import DEV_DEPTH, Prepared, dev_report
 
 __all__ = ["export"]
 
 _FP32 = 1e-4  # what an engine in fp32 may differ from torch; tests hold both engines to it
-_PAIRS = 1500  # dev pairs that the deviation of bf16 is measured on
+_PAIRS = 1500  # dev pairs that the default precision's deviation from fp32 is measured on
 
 
 def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence: str = "Apache-2.0") -> dict[str, Any]:
@@ -60,12 +60,17 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence
 
     fp32 = _scorer(out, "fp32")
     worst = fp32.check_golden(fp32.checkpoint.golden)
-    deviation = _bf16_deviation(out, fp32, prepared.dev)
-    if deviation is not None:
+    default = _scorer(out, "auto")  # what users will get on a machine like this one
+    deviation = None
+    if default.engine.precision != "fp32":
+        deviation = _largest_deviation(fp32, default, prepared.dev)
         # half as much again: the measured maximum is of a sample
-        written["tolerance"]["bf16"] = math.ceil(deviation * 1.5 * 100) / 100
+        written["tolerance"][default.engine.precision] = math.ceil(deviation * 1.5 * 100) / 100
         _write_json(out / "golden.json", written)
-    report = dev_report(prepared.dev, lambda query, texts: [v or 0.0 for v in fp32.score(query, texts).values])
+
+    def score(query: str, texts: Sequence[str]) -> list[float]:
+        return [-math.inf if value is None else value for value in default.score(query, texts).values]
+
     lineage = {
         "name": recipe.name,
         "licence": licence,
@@ -73,8 +78,9 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence
         "groups": len(prepared.groups),
         "training": msgspec.to_builtins(recipe.training),
         "negatives": msgspec.to_builtins(recipe.negatives),
-        "dev": report,
-        "golden": {"fp32_worst": worst, "bf16_worst_of_dev_pairs": deviation},
+        "dev": dev_report(prepared.dev, score),
+        "dev_precision": default.engine.precision,
+        "golden": {"fp32_worst": worst, "largest_deviation_of_default": deviation},
         "digest": fp32.checkpoint.digest,
         "made_with": {
             "python": platform.python_version(),
@@ -125,26 +131,20 @@ def _scorer(folder: Path, precision: str) -> PairScorer:
     return PairScorer(checkpoint, engine, max_length=checkpoint.max_length, batch_tokens=512, tolerance=tolerance)
 
 
-def _bf16_deviation(folder: Path, fp32: PairScorer, dev: Sequence[Group]) -> float | None:
-    """The largest |bf16 − fp32| over golden and dev pairs; None where this CPU has no bf16."""
-    checkpoint = fp32.checkpoint
-    auto = open_engine(checkpoint, engine="auto", precision="auto", threads=None, cache=None)
-    if auto.precision != "bf16":
-        return None
-    bf16 = PairScorer(checkpoint, auto, max_length=checkpoint.max_length, batch_tokens=512, tolerance=math.inf)
+def _largest_deviation(one: PairScorer, other: PairScorer, dev: Sequence[Group]) -> float:
+    """The largest difference of two scorers of one checkpoint, over the probes and a sample of dev pairs."""
     pools = [(query, [text]) for query, text in PROBES]
     taken = 0
-    for pool in dev[:: max(1, len(dev) * 30 // _PAIRS)]:
+    for pool in dev[:: max(1, len(dev) * DEV_DEPTH // _PAIRS)]:
         pools.append((pool.query, list(pool.passages)))
         taken += len(pool.passages)
         if taken >= _PAIRS:
             break
     worst = 0.0
     for query, texts in pools:
-        for a, b in zip(fp32.score(query, texts).values, bf16.score(query, texts).values, strict=True):
+        for a, b in zip(one.score(query, texts).values, other.score(query, texts).values, strict=True):
             if a is not None and b is not None:
                 worst = max(worst, abs(a - b))
-    bf16.close()
     return worst
 
 
