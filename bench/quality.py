@@ -161,7 +161,8 @@ def main() -> None:
         )
         for row in rows
     ]
-    print(write("quality", rows, targets, model=model.scorer.detail, depth=DEPTH))
+    note = "seconds and pairs/s were read in passing, on a machine that may have had other work: no benchmark of speed"
+    print(write("quality", rows, targets, model=model.scorer.detail, depth=DEPTH, note=note))
 
 
 if __name__ == "__main__":
