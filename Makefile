@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test targets clean
 
 .venv/base: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "secondpass needs Python 3.11 or newer; make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "secondpass needs Python 3.11 or newer; make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
