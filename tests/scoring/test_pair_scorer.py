@@ -133,3 +133,14 @@ def test_a_score_that_is_no_number_gets_a_status(tmp_path: Path) -> None:
 def test_a_length_the_model_does_not_have_is_refused(tiny: Path, length: int) -> None:
     with pytest.raises(ModelError, match="max_length"):
         open_scorer(open_checkpoint(tiny), max_length=length, cache=None)
+
+
+@pytest.mark.parametrize("length", [16, 40])
+def test_a_shorter_length_is_still_checked_against_what_fits(tmp_path: Path, cache: Path, length: int) -> None:
+    folder = tiny_checkpoint(tmp_path / "m")
+    long = {"query": "sort a list", "document": "list " * 60, "logit": 123.0}  # wrong, and too long to count here
+    (folder / "golden.json").write_text(json.dumps({"pairs": [long], "tolerance": {"fp32": 1e-3}}))
+    scorer = open_scorer(open_checkpoint(folder), precision="fp32", max_length=length, cache=cache)
+    assert scorer.score("sort", ["list " * 60]).trace.cut_tokens == 60 - (length - 4)
+    with pytest.raises(GoldenError):
+        open_scorer(open_checkpoint(folder), precision="fp32", cache=cache)

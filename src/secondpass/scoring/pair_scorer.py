@@ -202,20 +202,22 @@ def _because(skipped: Counter[str], limit: int) -> str:
     return "; ".join(f"{count}: {reasons[status]}" for status, count in sorted(skipped.items()))
 
 
-def _reference(checkpoint: Checkpoint, cache: Path | None, max_length: int) -> tuple[Golden, ...]:
+def _reference(checkpoint: Checkpoint, cache: Path | None, max_length: int) -> list[Golden]:
     """Probe pairs with logits from the portable engine in fp32."""
     engine = open_engine(checkpoint, engine="onnxruntime", precision="fp32", threads=1, cache=cache)
     scorer = PairScorer(checkpoint, engine, max_length=max_length, batch_tokens=1, tolerance=0.0)
     try:
         out = []
         for query, text in PROBES:
+            if not _fits(checkpoint, query, text, max_length):
+                continue
             (value,) = scorer.score(query, [text]).values
             if value is None:
                 raise ModelError(
                     f"{checkpoint.name}: a probe pair got no finite score in fp32; the weights are damaged"
                 )
             out.append(Golden(query, text, value))
-        return tuple(out)
+        return out
     finally:
         scorer.close()
 
@@ -243,21 +245,21 @@ def open_scorer(
         raise ModelError(f"batch_tokens is {batch_tokens}; give at least 1")
     length = max_length or checkpoint.max_length
     chosen = open_engine(checkpoint, engine=engine, precision=precision, threads=threads, cache=cache)
-    golden = checkpoint.golden or _reference(checkpoint, cache, length)
+    # golden scores belong to the full length; a shorter setting cuts long pairs and changes them on purpose
+    golden = [pair for pair in checkpoint.golden if _fits(checkpoint, pair.query, pair.document, length)]
+    golden = golden or _reference(checkpoint, cache, length)
     largest = max(1.0, max(abs(pair.logit) for pair in golden))
     default = _FP32_TOLERANCE * largest if chosen.precision == "fp32" else _BF16_SHARE * largest
     tolerance = checkpoint.tolerance.get(chosen.precision, default)
     scorer = PairScorer(checkpoint, chosen, max_length=length, batch_tokens=batch_tokens, tolerance=tolerance)
-    # golden scores belong to the full length; a shorter setting cuts long pairs and changes them on purpose
-    usable = [pair for pair in golden if _fits(checkpoint, pair, length)]
     try:
-        scorer.check_golden(usable)
+        scorer.check_golden(golden)
     except GoldenError:
         scorer.close()
         raise
     return scorer
 
 
-def _fits(checkpoint: Checkpoint, pair: Golden, length: int) -> bool:
-    (row,) = prepare(checkpoint, pair.query, [pair.document], length).rows
+def _fits(checkpoint: Checkpoint, query: str, text: str, length: int) -> bool:
+    (row,) = prepare(checkpoint, query, [text], length).rows
     return row is not None and row.cut_tokens == 0
