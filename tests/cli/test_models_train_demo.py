@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def test_pairs_alone_make_a_recipe_that_uses_them_all(tmp_path: Path, tiny: Path
     recipe = train._one_set(pairs, str(tiny), "mine")
     assert (recipe.name, recipe.base.folder) == ("mine", str(tiny))
     assert (recipe.max_length, recipe.training.max_length) == (128, 128)  # as far as the base can read
+    settings = json.loads((tiny / "tokenizer_config.json").read_text()) | {"model_max_length": 64}
+    shorter = shutil.copytree(tiny, tmp_path / "shorter")
+    (shorter / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert train._one_set(pairs, str(shorter), "m").max_length == 64  # as far as it was made for
     found = read_pairs(recipe.sets[0], Path("elsewhere"), recipe.training.seed)
     assert (len(found.train), len(found.dev)) == (45, 5)
 

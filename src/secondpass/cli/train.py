@@ -94,7 +94,7 @@ def _one_set(pairs: Path, base: str, name: str) -> Recipe:
     dev = min(count // DEV_SHARE, DEV_MOST)
     one = DataSet(pairs.name.split(".")[0], "not stated", sample=count, dev=dev, path=str(pairs.resolve()))
     folder = locate(base)
-    longest = _positions(folder)  # a pair longer than the base can read would fail in the middle of training
+    longest = _longest(folder)  # a pair longer than the base can read would fail in the middle of training
     return Recipe(
         name,
         Base(folder=str(folder), history=f"fine-tuned from {base}"),
@@ -104,8 +104,12 @@ def _one_set(pairs: Path, base: str, name: str) -> Recipe:
     )
 
 
-def _positions(folder: Path) -> int:
+def _longest(folder: Path) -> int:
+    """Tokens that the base takes: what its tokenizer says, and no more than it has positions for."""
     try:
-        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+        positions = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ModelError(f"{folder}: no config.json with max_position_embeddings; give a model folder") from error
+    settings = folder / "tokenizer_config.json"
+    stated = json.loads(settings.read_text(encoding="utf-8")).get("model_max_length") if settings.is_file() else None
+    return min(positions, int(stated)) if isinstance(stated, int | float) and stated > 0 else positions

@@ -35,7 +35,7 @@ _FP32 = 1e-4  # what an engine in fp32 may differ from torch; tests hold both en
 _PAIRS = 1500  # dev pairs that the default precision's deviation from fp32 is measured on
 
 
-def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence: str = "Apache-2.0") -> dict[str, Any]:
+def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict[str, Any]:
     """Write the checkpoint to `out` and return its lineage.
 
     Raises GoldenError where an engine on this machine does not reproduce torch's fp32 scores.
@@ -55,7 +55,7 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence
                 query, text, truncation="only_second", max_length=recipe.max_length, return_tensors="pt"
             )
             golden.append({"query": query, "document": text, "logit": round(float(model(**features).logits[0, 0]), 6)})
-    written: dict[str, Any] = {"licence": licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
+    written: dict[str, Any] = {"licence": recipe.licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
     _write_json(out / "golden.json", written)
 
     fp32 = _scorer(out, "fp32")
@@ -73,7 +73,7 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path, licence
 
     lineage = {
         "name": recipe.name,
-        "licence": licence,
+        "licence": recipe.licence,
         **prepared.lineage,
         "groups": len(prepared.groups),
         "training": msgspec.to_builtins(recipe.training),
@@ -168,9 +168,9 @@ def _card(lineage: dict[str, Any]) -> str:
         for one in lineage["dev"]
     )
     history = lineage["base"]["history"] or "not stated in the recipe"
+    stated = "" if lineage["licence"] == "not stated" else f"license: {lineage['licence'].lower()}\n"
     return f"""---
-license: {lineage["licence"].lower()}
-library_name: secondpass
+{stated}library_name: secondpass
 pipeline_tag: text-ranking
 ---
 # {lineage["name"]}

@@ -76,7 +76,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use."""
+    """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use, `licence` the
+    one its maker gives the result."""
 
     name: str
     base: Base
@@ -84,6 +85,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     negatives: Negatives = Negatives()
     training: Training = Training()
     max_length: Positive = 512
+    licence: str = "not stated"
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -54,6 +54,12 @@ def base_folder(base: Base) -> Path:
     return folder
 
 
+def _quieten(transformers: Any) -> None:
+    """No bars and load reports of its own: `progress` and `say` tell what matters, a fresh head among it."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
 def is_cross_encoder(folder: Path) -> bool:
     """Whether the base was trained on pairs: its cosine then says little about a query and a passage apart."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -64,6 +70,7 @@ def encoder(folder: Path, *, bf16: bool, progress: Progress) -> Encode:
     """The base as a bi-encoder: texts -> unit vectors, truncated at 128 tokens as in its own training."""
     torch: Any = require("torch", extra="train", purpose="training")
     library: Any = require("sentence_transformers", extra="train", purpose="training")
+    _quieten(require("transformers", extra="train", purpose="training"))
     model = library.SentenceTransformer(str(folder), device="cuda" if torch.cuda.is_available() else "cpu")
     model.max_seq_length = 128
 
@@ -188,7 +195,7 @@ def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: P
         return done
 
     transformers.set_seed(settings.seed)
-    transformers.utils.logging.disable_progress_bar()
+    _quieten(transformers)
     datasets.disable_progress_bars()
     model = library.CrossEncoder(str(base_folder(recipe.base)), num_labels=1, max_length=settings.max_length)
     for part in model.model.modules():
