@@ -125,7 +125,8 @@ def prepare(recipe: Recipe, data: Path, work: Path, *, say: Say, progress: Progr
     folder = work / "sets"
     folder.mkdir(parents=True, exist_ok=True)
     base = base_folder(recipe.base)
-    if is_cross_encoder(base):
+    unfiltered = is_cross_encoder(base)
+    if unfiltered:
         say("the base is a cross-encoder: its cosines mean nothing, so mined negatives are not filtered")
     encode: Encode | None = None
     groups: list[Group] = []
@@ -137,7 +138,7 @@ def prepare(recipe: Recipe, data: Path, work: Path, *, say: Say, progress: Progr
         paths = [stem.with_name(stem.name + suffix) for suffix in (".groups.jsonl", ".dev.jsonl", ".row.json")]
         if not paths[2].exists():
             say(f"[{number}/{len(recipe.sets)}] {spec.name}: mining negatives")
-            if encode is None and not is_cross_encoder(base):
+            if encode is None and not unfiltered:
                 encode = encoder(base, bf16=recipe.training.bf16, progress=progress)
             made, pools, row = _prepare_set(recipe, spec, data, encode)
             write_groups(made, paths[0])
