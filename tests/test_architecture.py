@@ -13,8 +13,8 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "secondpass"
 LEVELS = [
     {"errors"},
     {"types"},
-    {"extras"},
-    {"cascade", "registry", "scoring"},
+    {"extras", "weights"},
+    {"cascade", "embedding", "fusion", "registry", "scoring"},
     {"testing"},
     {"rerankers", "retrievers", "evaluation"},
     {"training", "demo"},

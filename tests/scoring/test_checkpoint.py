@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from secondpass.errors import ModelError
-from secondpass.scoring.checkpoint import locate, open_checkpoint
+from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.weights import locate
 from tiny import tiny_checkpoint
 
 

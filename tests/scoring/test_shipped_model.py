@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from secondpass.scoring.checkpoint import SHIPPED, open_checkpoint
+from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import open_scorer
 from secondpass.types import Status
+from secondpass.weights import SHIPPED
 
 FOLDER = SHIPPED["secondpass-mini"]
 

@@ -187,7 +187,7 @@ def test_recipes_are_read_strictly(tmp_path: Path, text: str, reason: str) -> No
 
 
 def test_the_shipped_recipe_reads_and_keeps_out_what_must_stay_out() -> None:
-    from secondpass.scoring.checkpoint import SHIPPED
+    from secondpass.weights import SHIPPED
 
     recipe = read_recipe(SHIPPED["secondpass-mini"] / "recipe.toml")
     names = {one.name for one in recipe.sets}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -30,9 +32,10 @@ def command(
     $ secondpass models
     $ secondpass models my-model --json
     """
-    from secondpass.scoring.checkpoint import SHIPPED
+    from secondpass.embedding import is_static
+    from secondpass.weights import SHIPPED, locate
 
-    rows = [_describe(name) for name in (models or SHIPPED)]
+    rows = [_embedding(name) if is_static(locate(name)) else _reranker(name) for name in (models or SHIPPED)]
     if json:
         print_json(rows)
         return
@@ -40,28 +43,54 @@ def command(
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        table.add_row("model", Text(row["name"], "bold"))
-        table.add_row("size", f"{row['bytes'] / 1e6:,.1f} MB on disk, {row['layers']} layers of {row['hidden']}")
-        table.add_row("max length", f"{row['max_length']} tokens for query and document together")
+        table.add_row("model", Text.assemble((row["name"], "bold"), f", {row['kind']}"))
+        if row["kind"] == "reranker":
+            table.add_row("size", f"{row['bytes'] / 1e6:,.1f} MB on disk, {row['layers']} layers of {row['hidden']}")
+            table.add_row("max length", f"{row['max_length']} tokens for query and document together")
+        else:
+            table.add_row("size", f"{row['bytes'] / 1e6:,.1f} MB on disk, {row['dimensions']} dimensions")
+            table.add_row("max length", "none: whole texts are read")
         table.add_row("licence", row["licence"])
         table.add_row("digest", row["digest"])
-        table.add_row("here", f"{row['precision']} on {row['engine']}, {row['threads']} threads ({row['why']})")
+        if row["kind"] == "reranker":
+            table.add_row("here", f"{row['precision']} on {row['engine']}, {row['threads']} threads ({row['why']})")
         results.print(table)
         results.print()
 
 
-def _describe(name: str) -> dict[str, Any]:
+def _embedding(name: str) -> dict[str, Any]:
+    from secondpass.embedding import StaticEncoder
+    from secondpass.weights import locate
+
+    encoder, folder = StaticEncoder(name), locate(name)
+    lineage = folder / "lineage.json"
+    stated = msgspec.json.decode(lineage.read_bytes()).get("licence") if lineage.is_file() else None
+    return {
+        "name": encoder.name,
+        "kind": "static embeddings",
+        "bytes": _size(folder),
+        "dimensions": encoder.dimensions,
+        "licence": stated or "not stated in the folder",
+        "digest": encoder.digest,
+    }
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _reranker(name: str) -> dict[str, Any]:
     from secondpass.rerankers.cross_encoder import CrossEncoder
 
     scorer = CrossEncoder(name).scorer
     checkpoint, engine = scorer.checkpoint, scorer.engine
-    try:
-        size = sum(file.stat().st_size for file in checkpoint.folder.rglob("*") if file.is_file())
-    except OSError as error:
-        raise ModelError(f"{checkpoint.folder}: cannot be read ({error.strerror})") from error
     return {
         "name": checkpoint.name,
-        "bytes": size,
+        "kind": "reranker",
+        "bytes": _size(checkpoint.folder),
         "layers": checkpoint.encoder.layers,
         "hidden": checkpoint.encoder.hidden,
         "max_length": scorer.max_length,

@@ -42,7 +42,7 @@ def command(
         int, typer.Option("--steps", metavar="N", min=0, help="Stop after N steps, for a trial; 0 trains it all.")
     ] = 0,
 ) -> None:
-    """Train a cross-encoder on your own pairs.
+    """Train a cross-encoder on your own pairs, or what a recipe says.
 
     It needs the extra: pip install 'secondpass\\[train]'
 
@@ -62,6 +62,7 @@ def command(
         require(module, extra="train", purpose="training")
     from secondpass.training.export import export
     from secondpass.training.recipe import read_recipe
+    from secondpass.training.static import train_static
     from secondpass.training.train import fit, prepare
 
     chosen = read_recipe(recipe) if recipe else _one_set(pairs or Path(), base, out.name)
@@ -76,6 +77,11 @@ def command(
                 bars[what] = stack.enter_context(bar(what, total))
             bars[what](done, total)
 
+        if chosen.static is not None:
+            for row in train_static(chosen, data, work, out, say=say, progress=progress, stop_after=steps)["dev"]:
+                say(f"{row['set']}: nDCG@10 {row['fitted']['ndcg@10']:.3f}, on {row['queries']} queries held out")
+            say(f'model written to {out}; in secondpass.toml: retriever.encoder = "{out}"', style="")
+            return
         prepared = prepare(chosen, data, work, say=say, progress=progress)
         trained = fit(chosen, prepared, work, say=say, progress=progress, stop_after=steps)
     lineage = export(chosen, prepared, trained, out)
@@ -86,8 +92,8 @@ def command(
 
 def _one_set(pairs: Path, base: str, name: str) -> Recipe:
     """A recipe of one set, all of it, but for the queries kept aside."""
-    from secondpass.scoring.checkpoint import locate
     from secondpass.training.recipe import Base, DataSet, Recipe, Training
+    from secondpass.weights import locate
 
     with opened(pairs) as lines:
         count = sum(1 for _ in numbered(lines, pairs))

@@ -7,7 +7,6 @@ silence (no trained head, an unknown architecture, pickled weights) is refused w
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,9 @@ from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from secondpass.errors import ModelError
+from secondpass.weights import folder_digest, locate, shipped_name
 
-__all__ = ["SHIPPED", "Checkpoint", "Encoder", "Golden", "locate", "open_checkpoint"]
-
-MODELS = Path(__file__).resolve().parent.parent / "models"
-SHIPPED = {"secondpass-mini": MODELS / "mini"}
+__all__ = ["Checkpoint", "Encoder", "Golden", "open_checkpoint"]
 
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
@@ -75,35 +72,6 @@ class Checkpoint:
 
         tensors = load_file(self.folder / "model.safetensors")
         return {name.removeprefix("bert."): tensor.astype(np.float32) for name, tensor in tensors.items()}
-
-
-def locate(model: str | Path) -> Path:
-    """The folder of a shipped name, a local folder, or a name on the Hugging Face hub.
-
-    A hub name is fetched by huggingface_hub into its own cache (safetensors, tokenizer and
-    configuration only; never code). Raises ModelError where none of the three fits.
-    """
-    name = str(model)
-    if name in SHIPPED:
-        return SHIPPED[name]
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
-        raise ModelError(
-            f"model {name!r}: no such folder, and not a shipped model ({', '.join(SHIPPED)}); "
-            "give a folder, a shipped name or a hub name of the form owner/model"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
-    except Exception as error:  # the hub client has many ways to fail; all mean the same here
-        raise ModelError(
-            f"model {name!r}: not a local folder, and the hub did not deliver it ({type(error).__name__}: {error}); "
-            "download it where there is a network and give the folder"
-        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -187,17 +155,6 @@ def _special(folder: Path, tokenizer: Tokenizer) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
-def _digest(folder: Path) -> str:
-    total = hashlib.blake2b(digest_size=16)
-    for name in ("config.json", "tokenizer.json", "vocab.txt", "model.safetensors"):
-        path = folder / name
-        if path.is_file():
-            with path.open("rb") as file:
-                total.update(name.encode())
-                total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
-    return total.hexdigest()
-
-
 def open_checkpoint(model: str | Path) -> Checkpoint:
     """Open a shipped name, a folder or a hub name. Raises ModelError with the reason where it must not score."""
     folder = locate(model)
@@ -229,16 +186,15 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     activation = _ACTIVATIONS.get(str(path).rsplit(".", 1)[-1])
     if activation is None:
         raise ModelError(f"{folder}: activation {path!r} is not known; known are {', '.join(_ACTIVATIONS)}")
-    shipped = {folder: name for name, folder in SHIPPED.items()}
     return Checkpoint(
-        name=shipped.get(folder, str(model)),
+        name=shipped_name(folder, model),
         folder=folder,
         encoder=encoder,
         max_length=min(lengths),
         activation=activation,
         tokenizer=tokenizer,
         special=_special(folder, tokenizer),
-        digest=_digest(folder),
+        digest=folder_digest(folder),
         golden=tuple(Golden(one["query"], one["document"], float(one["logit"])) for one in golden.get("pairs", ())),
         tolerance={str(key): float(value) for key, value in golden.get("tolerance", {}).items()},
         licence=str(golden.get("licence", "not stated in the folder")),

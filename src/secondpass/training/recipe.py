@@ -13,7 +13,7 @@ import msgspec
 
 from secondpass.errors import ConfigError
 
-__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Training", "read_recipe"]
+__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Static", "Training", "read_recipe"]
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -75,15 +75,32 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 13
 
 
+class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A static embedding model in place of a cross-encoder: one vector a token (training/static.py).
+
+    The table starts as the base's own vectors of single tokens, cut to `dimensions` by PCA, each weighted by
+    `smoothing` / (`smoothing` + its share of all tokens) (SIF: Arora et al., ICLR 2017). It is then fitted: in
+    batches of `batch` pairs every query has to find its own passage among all of the batch's, and the other way
+    round, by a softmax of the cosines at `temperature`."""
+
+    dimensions: Positive = 256
+    smoothing: Annotated[float, msgspec.Meta(gt=0.0)] = 1e-4
+    epochs: Count = 6
+    batch: Annotated[int, msgspec.Meta(ge=2)] = 1024
+    learning_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 4e-3
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 0.05
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use, `licence` the
-    one its maker gives the result."""
+    one its maker gives the result. With `static` a static embedding model is made, else a cross-encoder."""
 
     name: str
     base: Base
     sets: Annotated[tuple[DataSet, ...], msgspec.Meta(min_length=1)]
     negatives: Negatives = Negatives()
     training: Training = Training()
+    static: Static | None = None
     max_length: Positive = 512
     licence: str = "not stated"
 

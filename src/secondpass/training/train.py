@@ -26,7 +26,7 @@ from secondpass.training.data import Group, read_groups, read_pairs, write_group
 from secondpass.training.negatives import Encode, dev_pools, mine
 from secondpass.training.recipe import Base, DataSet, Recipe
 
-__all__ = ["Prepared", "dev_report", "encoder", "fit", "prepare"]
+__all__ = ["Prepared", "base_folder", "dev_report", "encoder", "fit", "prepare", "quieten"]
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -54,7 +54,7 @@ def base_folder(base: Base) -> Path:
     return folder
 
 
-def _quieten(transformers: Any) -> None:
+def quieten(transformers: Any) -> None:
     """No bars and load reports of its own: `progress` and `say` tell what matters, a fresh head among it."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -70,7 +70,7 @@ def encoder(folder: Path, *, bf16: bool, progress: Progress) -> Encode:
     """The base as a bi-encoder: texts -> unit vectors, truncated at 128 tokens as in its own training."""
     torch: Any = require("torch", extra="train", purpose="training")
     library: Any = require("sentence_transformers", extra="train", purpose="training")
-    _quieten(require("transformers", extra="train", purpose="training"))
+    quieten(require("transformers", extra="train", purpose="training"))
     model = library.SentenceTransformer(str(folder), device="cuda" if torch.cuda.is_available() else "cpu")
     model.max_seq_length = 128
 
@@ -196,7 +196,7 @@ def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: P
         return done
 
     transformers.set_seed(settings.seed)
-    _quieten(transformers)
+    quieten(transformers)
     datasets.disable_progress_bars()
     model = library.CrossEncoder(str(base_folder(recipe.base)), num_labels=1, max_length=settings.max_length)
     for part in model.model.modules():
