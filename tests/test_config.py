@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import typing
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import pytest
 from secondpass import config as settings
 from secondpass.config import Config, build_cascade, build_retriever, build_stages, find_config, open_collection
 from secondpass.errors import CollectionError, ConfigError, SecondpassError
+from secondpass.retrievers.dense import Dense
+from secondpass.retrievers.hybrid import Hybrid
 from secondpass.scoring.engines import ENGINES, PRECISIONS
 from secondpass.types import Document
+from secondpass.weights import SHIPPED
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "collection": settings.CollectionTable,
@@ -42,6 +46,8 @@ def read(folder: Path, text: str) -> Config:
         ("[[stages]]\nbudget_ms = -1", r"stages\[0\].budget_ms: expected .* >= 0"),
         ("[[stages]]\nprecision = 'int9'", r"stages\[0\].precision: invalid enum value 'int9'"),
         ("[stages]\ndepth = 3", "stages: expected `array`"),
+        ("[retriever]\nweights = [1]", "retriever.weights: expected `array` of length 2"),
+        ("[retriever]\nfusion = 'sum'", "retriever.fusion: invalid enum value 'sum'"),
         ("[retriever]\nb = 1.5", "retriever.b: expected `float` <= 1"),
         ("[budget]\ndelta = 0", "budget.delta: expected `float` > 0"),
         ("[budget]\nmetric = 'ndgc@10'", "budget.metric: unknown metric 'ndgc@10'"),
@@ -127,6 +133,22 @@ def test_an_index_is_opened_and_its_absence_said(tmp_path: Path) -> None:
     build_retriever(Config(), DOCUMENTS).save(tmp_path / "idx")  # type: ignore[attr-defined]
     opened = build_retriever(read(tmp_path, "[retriever]\nindex = 'idx'"))
     assert opened.retrieve("river", 3).ids == ("b",)
+
+
+def test_dense_and_hybrid_are_built_as_the_file_says(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED["secondpass-static"], tmp_path / "vectors")
+    text = "[retriever]\nname = '{}'\nencoder = 'vectors'\nfields = ['text']\n"
+    dense = build_retriever(read(tmp_path, text.format("dense")), DOCUMENTS)
+    assert isinstance(dense, Dense)
+    assert dense.vectors.encoder.name == str((tmp_path / "vectors").resolve())
+    assert dense.retrieve("ordering words", 1).ids in (("a",), ("c",))
+    file = read(tmp_path, text.format("hybrid") + "fusion = 'convex'\nweights = [1, 3]")
+    hybrid = build_retriever(file, DOCUMENTS)
+    assert isinstance(hybrid, Hybrid)
+    assert hybrid.retrieve("river", 3).trace[-1].detail["weights"] == (0.25, 0.75)
+    hybrid.save(tmp_path / "idx")
+    opened = build_retriever(read(tmp_path, "[retriever]\nname = 'hybrid'\nindex = 'idx'"))
+    assert opened.retrieve("river", 3).ids[0] == "b"
 
 
 @pytest.mark.parametrize(

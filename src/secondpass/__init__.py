@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from secondpass.cascade import Cascade, Stage
     from secondpass.errors import SecondpassError
     from secondpass.evaluation.audit import Verdict, audit
+    from secondpass.fusion import convex, reciprocal_rank
     from secondpass.rerankers.cross_encoder import CrossEncoder
     from secondpass.retrievers.bm25 import BM25
+    from secondpass.retrievers.dense import Dense
+    from secondpass.retrievers.hybrid import Hybrid
+    from secondpass.retrievers.index import Index
     from secondpass.types import Deadline, Document, Hit, Ranking, StageTrace, Status
 
 __version__ = "0.1.0"
@@ -30,8 +34,11 @@ __all__ = [
     "Cascade",
     "CrossEncoder",
     "Deadline",
+    "Dense",
     "Document",
     "Hit",
+    "Hybrid",
+    "Index",
     "Ranking",
     "SecondpassError",
     "Stage",
@@ -40,6 +47,8 @@ __all__ = [
     "Verdict",
     "__version__",
     "audit",
+    "convex",
+    "reciprocal_rank",
     "rerank",
     "rerank_many",
 ]
@@ -49,8 +58,11 @@ _HOME = {
     "Cascade": "secondpass.cascade",
     "CrossEncoder": "secondpass.rerankers.cross_encoder",
     "Deadline": "secondpass.types",
+    "Dense": "secondpass.retrievers.dense",
     "Document": "secondpass.types",
     "Hit": "secondpass.types",
+    "Hybrid": "secondpass.retrievers.hybrid",
+    "Index": "secondpass.retrievers.index",
     "Ranking": "secondpass.types",
     "SecondpassError": "secondpass.errors",
     "Stage": "secondpass.cascade",
@@ -58,6 +70,8 @@ _HOME = {
     "Status": "secondpass.types",
     "Verdict": "secondpass.evaluation.audit",
     "audit": "secondpass.evaluation.audit",
+    "convex": "secondpass.fusion",
+    "reciprocal_rank": "secondpass.fusion",
     "rerank": "secondpass.api",
     "rerank_many": "secondpass.api",
 }

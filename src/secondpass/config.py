@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -23,14 +23,19 @@ from secondpass.evaluation.metrics import parse_metric
 from secondpass.registry import Kind, resolve
 from secondpass.types import Document, Reranker, Retriever
 
+if TYPE_CHECKING:
+    from secondpass.retrievers.index import Index, Part
+
 __all__ = [
     "FILE_NAME",
+    "PARTS_OF",
     "BudgetTable",
     "CollectionTable",
     "Config",
     "RetrieverTable",
     "StageTable",
     "build_cascade",
+    "build_index",
     "build_retriever",
     "build_stages",
     "find_config",
@@ -39,6 +44,8 @@ __all__ = [
 ]
 
 FILE_NAME = "secondpass.toml"
+PARTS_OF = {"bm25": ("bm25",), "dense": ("dense",), "hybrid": ("bm25", "dense")}
+"""What an index needs for each of our retrievers."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
@@ -54,7 +61,7 @@ class CollectionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RetrieverTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[retriever]: the first stage. k1, b, language and fields count when an index is built."""
+    """[retriever]: the first stage. k1, b, language, encoder and fields count when an index is built."""
 
     name: Text = "bm25"
     index: str = ""
@@ -62,7 +69,10 @@ class RetrieverTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     k1: NotNegative = 0.9
     b: Share = 0.4
     language: Text = "english"
+    encoder: Text = "secondpass-static"
     fields: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("title", "text")
+    fusion: Literal["rrf", "convex"] = "rrf"
+    weights: Annotated[tuple[NotNegative, ...], msgspec.Meta(min_length=2, max_length=2)] | None = None
     options: dict[str, Any] = {}
 
 
@@ -140,8 +150,10 @@ def read_config(path: str | Path) -> Config:
         collection = msgspec.structs.replace(collection, path=str(folder / collection.path))
     if retriever.index:
         retriever = msgspec.structs.replace(retriever, index=str(folder / retriever.index))
+    # a model may also be a shipped name or a hub name, so only what is a folder is taken for one
+    if (folder / retriever.encoder).is_dir():
+        retriever = msgspec.structs.replace(retriever, encoder=str(folder / retriever.encoder))
     stages = tuple(
-        # a model may also be a shipped name or a hub name, so only what is a folder is taken for one
         msgspec.structs.replace(stage, model=str(folder / stage.model))
         if stage.model is not None and (folder / stage.model).is_dir()
         else stage
@@ -177,31 +189,61 @@ def build_retriever(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Retriever:
-    """The first stage: BM25 opened from its index, or built in memory from `documents` where no index is named.
+    """The first stage, opened from its index, or built in memory from `documents` where no index is named.
 
-    Any other retriever of the registry is constructed with its `options`. `on_progress` is
+    Any retriever of the registry that is not ours is constructed with its `options`. `on_progress` is
     called with the number of documents indexed so far.
 
     Raises ConfigError where neither an index nor documents are there, or an option does not fit.
     """
     table = config.retriever
     cls = _resolve(config, "retriever.name", "retriever", table.name)
-    if table.name != "bm25":
+    if table.name not in PARTS_OF:
         return _construct(config, "retriever", cls, table.options)  # type: ignore[no-any-return]
     if table.options:
-        raise ConfigError(f"{config.file}: retriever.options is for other retrievers; bm25 has its own keys")
+        raise ConfigError(f"{config.file}: retriever.options is for other retrievers; {table.name} has its own keys")
     if table.index:
-        return cls.open(table.index)  # type: ignore[no-any-return]
-    if documents is None:
+        index = _open_index(table.index)
+    elif documents is not None:
+        index = build_index(config, documents, PARTS_OF[table.name], on_progress=on_progress)
+    else:
         raise ConfigError(f"{config.file}: retriever.index is not set; build one with `secondpass index`, then name it")
-    return cls.build(  # type: ignore[no-any-return]
-        documents,
-        k1=table.k1,
-        b=table.b,
-        language=None if table.language == "none" else table.language,
-        fields=table.fields,
-        on_progress=on_progress,
-    )
+    if table.name != "hybrid":
+        return cls(index)  # type: ignore[no-any-return]
+    retrievers = [_resolve(config, "retriever.name", "retriever", name)(index) for name in PARTS_OF["hybrid"]]
+    return cls(retrievers, fusion=table.fusion, weights=table.weights)  # type: ignore[no-any-return]
+
+
+def build_index(
+    config: Config,
+    documents: Iterable[Document],
+    parts: Sequence[str] = ("bm25", "dense"),
+    *,
+    folder: str | Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Index:
+    """An index of `documents` with these parts, set as [retriever] says; with a `folder` it is written there."""
+    from secondpass.retrievers.index import Index
+
+    made: list[Part] = [_part(config.retriever, name) for name in parts]
+    return Index.build(documents, made, fields=config.retriever.fields, folder=folder, on_progress=on_progress)
+
+
+def _part(table: RetrieverTable, name: str) -> Part:
+    if name == "bm25":
+        from secondpass.retrievers.bm25 import Postings
+
+        return Postings(k1=table.k1, b=table.b, language=None if table.language == "none" else table.language)
+    from secondpass.embedding import open_encoder
+    from secondpass.retrievers.dense import Vectors
+
+    return Vectors(open_encoder(table.encoder))
+
+
+def _open_index(folder: str) -> Index:
+    from secondpass.retrievers.index import Index
+
+    return Index.open(folder)
 
 
 def build_stages(config: Config) -> tuple[Stage, ...]:

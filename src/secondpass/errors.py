@@ -7,6 +7,7 @@
     ├── ModelError            a checkpoint cannot be opened, or scores wrongly
     │   └── GoldenError       the golden pairs did not come out as they should
     ├── IndexFolderError      an index folder is foreign, damaged or too new
+    ├── IndexBusyError        someone else is writing the index just now
     └── MissingExtraError     an optional dependency is not installed
 
 Knows: the tree. Refuses to know: who raises what. A message says what is wrong,
@@ -19,6 +20,7 @@ __all__ = [
     "CollectionError",
     "ConfigError",
     "GoldenError",
+    "IndexBusyError",
     "IndexFolderError",
     "InputError",
     "MissingExtraError",
@@ -53,6 +55,10 @@ class GoldenError(ModelError):
 
 class IndexFolderError(SecondpassError):
     """An index folder is foreign, damaged, or written by a newer version."""
+
+
+class IndexBusyError(SecondpassError):
+    """Someone else is writing the index folder just now; wait and try again."""
 
 
 class MissingExtraError(SecondpassError, ImportError):

@@ -23,7 +23,11 @@ __all__ = ["Kind", "names", "resolve"]
 Kind = Literal["retriever", "reranker"]
 
 _BUILT_IN: dict[str, dict[str, str]] = {
-    "retriever": {"bm25": "secondpass.retrievers.bm25:BM25"},
+    "retriever": {
+        "bm25": "secondpass.retrievers.bm25:BM25",
+        "dense": "secondpass.retrievers.dense:Dense",
+        "hybrid": "secondpass.retrievers.hybrid:Hybrid",
+    },
     "reranker": {"cross-encoder": "secondpass.rerankers.cross_encoder:CrossEncoder"},
 }
 

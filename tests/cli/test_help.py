@@ -77,7 +77,7 @@ def test_the_version(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["search", "nowhere", "bees"], 1, "error: nowhere does not exist; give a folder that `secondpass index`"),
+        (["search", "nowhere", "bees"], 1, "nowhere does not exist; give a folder that `secondpass index`"),
         (["index", "nowhere", "--out", "x"], 1, "error: nowhere: cannot be opened (No such file or directory)"),
         (["index", "x", "--config", "none.toml"], 1, "error: none.toml: cannot be read"),
         (["rerank", "--model", "nowhere"], 1, "error: model 'nowhere': no such folder, and not a shipped model"),

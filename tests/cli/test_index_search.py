@@ -20,8 +20,55 @@ def test_an_index_needs_no_judgments(run: Run, beir: Path, tmp_path: Path) -> No
         target = tmp_path / f"idx-{source.name}"
         done = run("index", source, "--out", target)
         assert (done.code, done.out) == (0, "")
-        assert f"BM25(20 documents) written to {target}" in done.err.replace("\n", "")
+        assert f"20 documents in {target}, for bm25, dense, hybrid" in " ".join(done.err.split())
         assert BM25.open(target).retrieve("locusts", 3).ids == ("d19",)
+
+
+def write_corpus(path: Path, texts: dict[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in texts.items()))
+    return path
+
+
+def test_an_index_grows_and_shrinks(run: Run, beir: Path, tmp_path: Path) -> None:
+    run("index", beir, "--out", "idx")
+    more = write_corpus(tmp_path / "more.jsonl", {"d19": "nothing of the kind", "x/1": "lanterns and lighthouses"})
+    done = run("index", more, "--out", "idx", "--update")
+    assert (done.code, done.out) == (0, "")
+    assert "21 documents in idx" in done.err
+    assert BM25.open(tmp_path / "idx").retrieve("locusts lanterns", 3).ids == ("x/1",)
+    (tmp_path / "gone.txt").write_text("x/1\n\nd1\nx/1\n")
+    done = run("index", "--out", "idx", "--delete", "gone.txt")
+    assert (done.code, "19 documents left in idx" in done.err) == (0, True)
+    assert not BM25.open(tmp_path / "idx").retrieve("lanterns", 3).ids
+    again = run("index", "--out", "idx", "--delete", "gone.txt")
+    assert again.code == 1
+    assert "is not in the index" in again.err
+    both = run("index", more, "--out", "idx", "--update", "--delete", tmp_path / "gone2.txt")
+    assert (both.code, "cannot be read" in both.err) == (1, True)
+    assert run("index", more, "--out", "elsewhere", "--update").code == 1
+    assert run("index", more, "--out", "idx", "--update", "--no-vectors").code == 2
+
+
+def test_words_only_is_for_bm25_alone(run: Run, beir: Path, tmp_path: Path) -> None:
+    done = run("index", beir, "--out", "idx", "--no-vectors")
+    assert done.err.strip().endswith("for bm25")
+    assert "d19" in run("search", "idx", "locusts", "--no-rerank").out
+    for name in ("dense", "hybrid"):
+        refused = run("search", "idx", "locusts", "--no-rerank", "--retriever", name)
+        assert refused.code == 1
+        assert "has no vectors" in " ".join(refused.err.split())
+
+
+@pytest.mark.parametrize("name", ["bm25", "dense", "hybrid"])
+def test_the_first_stage_has_a_name(run: Run, index: Path, tiny: Path, name: str) -> None:
+    done = run("search", index, QUERIES["q1"], "--retriever", name, "--model", tiny, "--json", "--top-k", 3)
+    data = json.loads(done.out)
+    steps = [step["name"] for step in data["trace"]]
+    assert steps == [*(["bm25", "dense", "fusion"] if name == "hybrid" else [name]), str(tiny)]
+    assert len(data["hits"]) == 3
+    unknown = run("search", index, "bees", "--retriever", "dens")
+    assert unknown.code == 1
+    assert "did you mean 'dense'" in " ".join(unknown.err.split())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from secondpass.cli.measured import measure
-from secondpass.cli.options import ConfigOption, DepthOption, JsonOption, ModelOption, configured
+from secondpass.cli.options import ConfigOption, DepthOption, JsonOption, ModelOption, RetrieverOption, configured
 from secondpass.cli.terminal import bar, print_json, results, say
 from secondpass.config import Config, build_cascade, open_collection
 from secondpass.evaluation.audit import Decision, Verdict
@@ -32,8 +32,9 @@ def command(
         str | None, typer.Option("--split", metavar="NAME", help="Its judgments. Without it: test.")
     ] = None,
     index: Annotated[
-        str | None, typer.Option("--index", metavar="FOLDER", help="BM25 index of it. Without it: built in memory.")
+        str | None, typer.Option("--index", metavar="FOLDER", help="Index of it. Without it: built in memory.")
     ] = None,
+    retriever: RetrieverOption = None,
     queries: Annotated[
         int | None, typer.Option("--queries", metavar="N", min=1, help="Only the first N queries.")
     ] = None,
@@ -75,7 +76,13 @@ def command(
     Exit codes: 0 done, 1 error, 2 wrong usage, 3 what --check asks for.
     """
     settings = configured(
-        config, collection=collection, split=split, index=index, model=model, depth=None if baseline else depth
+        config,
+        collection=collection,
+        split=split,
+        index=index,
+        retriever=retriever,
+        model=model,
+        depth=None if baseline else depth,
     )
     files = (baseline, reranked, qrels)
     options: dict[str, Any] = {
@@ -86,9 +93,9 @@ def command(
     if any(files):
         if baseline is None or reranked is None or qrels is None or collection is not None:
             raise typer.BadParameter("give all of --baseline, --reranked and --qrels, and no --collection")
-        if queries is not None or index is not None or model is not None:
+        if any(option is not None for option in (queries, index, retriever, model)):
             raise typer.BadParameter(
-                "goes with --collection, not with two runs", param_hint="--queries, --index, --model"
+                "goes with --collection, not with two runs", param_hint="--queries, --index, --retriever, --model"
             )
         verdict = _audit_files(baseline, reranked, qrels, depth or settings.depth, options)
     elif settings.collection.path:

@@ -1,18 +1,23 @@
-"""secondpass index: documents in, a BM25 folder out."""
+"""secondpass index: documents in, an index folder out; and changes to one that is there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from secondpass.cli.options import ConfigOption, configured
 from secondpass.cli.terminal import bar, say
-from secondpass.config import build_retriever
-from secondpass.errors import ConfigError
+from secondpass.config import PARTS_OF, build_index
+from secondpass.errors import ConfigError, InputError
 from secondpass.evaluation.collections import read_corpus
+from secondpass.retrievers.index import Index
+from secondpass.types import Document
+
+BATCH = 10_000  # documents committed at a time by --update
 
 
 def command(
@@ -23,28 +28,75 @@ def command(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where the index goes.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Change the index that is there: add, or replace by id.")
+    ] = False,
+    delete: Annotated[
+        Path | None, typer.Option("--delete", metavar="FILE", help="Take these ids out of it; one a line.")
+    ] = None,
+    no_vectors: Annotated[bool, typer.Option("--no-vectors", help="Words only: for bm25 alone.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Build a BM25 index.
+    """Build an index that bm25, dense and hybrid search, or change one.
 
-    COLLECTION and --out may be left out where the settings name them.
+    COLLECTION and --out may be left out where the settings name them. A change
+    is there as a whole or, after a crash, not at all; who searches meanwhile is
+    not disturbed.
 
-    Example:
+    Examples:
 
     $ secondpass index my-collection --out my-index
+    $ secondpass index new.jsonl --out my-index --update
+    $ secondpass index --out my-index --delete gone.txt
     """
     settings = configured(config, collection=collection)
     target = out or settings.retriever.index
-    if not settings.collection.path:
+    if not settings.collection.path and delete is None:
         raise typer.BadParameter("name the collection, here or in the settings", param_hint="COLLECTION")
     if not target:
         raise typer.BadParameter("name the folder to write, here or in the settings", param_hint="--out")
-    if settings.retriever.name != "bm25":
+    if no_vectors and (update or delete):
+        raise typer.BadParameter("is for a new index; one that is there keeps its parts", param_hint="--no-vectors")
+    if delete is not None:
+        _delete(target, delete)
+        if collection is None:
+            return
+    if settings.retriever.name not in PARTS_OF:
         raise ConfigError(
-            f"{settings.file}: retriever.name is {settings.retriever.name!r}; only bm25 has an index here"
+            f"{settings.file}: retriever.name is {settings.retriever.name!r}; "
+            f"only {', '.join(PARTS_OF)} have an index here"
         )
-    fresh = msgspec.structs.replace(settings, retriever=msgspec.structs.replace(settings.retriever, index=""))
-    with bar("indexing") as update:
-        index = build_retriever(fresh, read_corpus(settings.collection.path), on_progress=update)
-    index.save(target)  # type: ignore[attr-defined]  # bm25, as made sure above
-    say(f"{index!r} written to {target}")
+    documents = read_corpus(settings.collection.path)
+    with bar("indexing") as progress:
+        if update or delete is not None:
+            index = _update(target, documents, progress)
+        else:
+            parts = ("bm25",) if no_vectors else ("bm25", "dense")
+            index = build_index(settings, documents, parts, folder=target, on_progress=progress)
+    say(f"{len(index):,} documents in {target}, for {', '.join(_searchable(index))}")
+
+
+def _update(target: str | Path, documents: Iterator[Document], progress: Callable[[int], None]) -> Index:
+    """Add or replace, a commit for each BATCH, so that memory stays bounded and a kill loses no more than one."""
+    index = Index.open(target, verify=False)
+    done = 0
+    while batch := list(islice(documents, BATCH)):
+        index.replace(batch)
+        done += len(batch)
+        progress(done)
+    return index
+
+
+def _delete(target: str | Path, file: Path) -> None:
+    try:
+        ids = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give a file with one id a line") from error
+    index = Index.open(target, verify=False)
+    index.delete(dict.fromkeys(filter(None, ids)))
+    say(f"{len(index):,} documents left in {target}")
+
+
+def _searchable(index: Index) -> list[str]:
+    """The retrievers that this index serves."""
+    return [name for name, parts in PARTS_OF.items() if set(parts) <= set(index.parts)]

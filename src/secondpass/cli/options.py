@@ -15,7 +15,15 @@ import typer
 from secondpass.config import Config, StageTable, find_config
 from secondpass.errors import ConfigError
 
-__all__ = ["ConfigOption", "DeadlineOption", "DepthOption", "JsonOption", "ModelOption", "configured"]
+__all__ = [
+    "ConfigOption",
+    "DeadlineOption",
+    "DepthOption",
+    "JsonOption",
+    "ModelOption",
+    "RetrieverOption",
+    "configured",
+]
 
 ConfigOption = Annotated[
     Path | None,
@@ -28,6 +36,10 @@ ModelOption = Annotated[
 ]
 DepthOption = Annotated[
     int | None, typer.Option("--depth", metavar="N", min=1, help="Rerank the first N candidates. Without it: 100.")
+]
+RetrieverOption = Annotated[
+    str | None,
+    typer.Option("--retriever", metavar="NAME", help="First stage: bm25, dense or hybrid. Without it: bm25."),
 ]
 DeadlineOption = Annotated[
     float | None,
@@ -43,6 +55,7 @@ def configured(
     collection: str | None = None,
     split: str | None = None,
     index: str | None = None,
+    retriever: str | None = None,
     model: str | None = None,
     depth: int | None = None,
 ) -> Config:
@@ -52,16 +65,19 @@ def configured(
     """
     found = find_config(file)
     replace: Any = msgspec.structs.replace
-    places = {"path": collection, "split": split}
+
+    def changed(table: Any, **values: str | None) -> Any:
+        return replace(table, **{key: value for key, value in values.items() if value is not None})
+
     config: Config = replace(
         found,
-        collection=replace(found.collection, **{key: value for key, value in places.items() if value is not None}),
-        retriever=found.retriever if index is None else replace(found.retriever, index=index),
+        collection=changed(found.collection, path=collection, split=split),
+        retriever=changed(found.retriever, index=index, name=retriever),
     )
     if model is None and depth is None:
         return config
     if len(config.stages) != 1:
         raise ConfigError(f"{config.file}: has {len(config.stages)} stages; set the model and the depth there")
     stage: StageTable = config.stages[0]
-    changed = replace(stage, model=model or stage.model, depth=depth or stage.depth)
-    return replace(config, stages=(changed,))  # type: ignore[no-any-return]
+    only = replace(stage, model=model or stage.model, depth=depth or stage.depth)
+    return replace(config, stages=(only,))  # type: ignore[no-any-return]

@@ -11,7 +11,15 @@ import msgspec
 import typer
 
 from secondpass.cascade import Cascade
-from secondpass.cli.options import ConfigOption, DeadlineOption, DepthOption, JsonOption, ModelOption, configured
+from secondpass.cli.options import (
+    ConfigOption,
+    DeadlineOption,
+    DepthOption,
+    JsonOption,
+    ModelOption,
+    RetrieverOption,
+    configured,
+)
 from secondpass.cli.terminal import bar, print_json, results, say, stdout_bytes
 from secondpass.cli.views import hits_table, ranking_data, ranking_line, run_lines, trace_line
 from secondpass.config import build_cascade
@@ -34,6 +42,7 @@ def command(
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="K", min=1, help="Results a query. Without it: 10; in a run 100.")
     ] = None,
+    retriever: RetrieverOption = None,
     no_rerank: Annotated[bool, typer.Option("--no-rerank", help="The first stage only.")] = False,
     deadline_ms: DeadlineOption = None,
     model: ModelOption = None,
@@ -47,10 +56,10 @@ def command(
 
     Examples:
 
-    $ secondpass search my-index "how do bees find home"
+    $ secondpass search my-index "how do bees find home" --retriever hybrid
     $ secondpass search my-index --queries queries.jsonl --run out.trec
     """
-    settings = configured(config, model=model, depth=depth)
+    settings = configured(config, retriever=retriever, model=model, depth=depth)
     if settings.retriever.index and query is None and queries is None:
         index, query = None, index  # the one word that was given is the query
     settings = msgspec.structs.replace(
@@ -74,7 +83,7 @@ def command(
         results.print(hits_table(found, reranked=not no_rerank))
         say(trace_line(found))
     else:
-        say("nothing found: no document has a word of this query")
+        say("nothing found: no document has anything of this query")
 
 
 def _search_many(

@@ -1,5 +1,10 @@
-"""First stages: each file one Retriever.
+"""First stages, and the index that they read.
 
 Knows: how candidates are found. Refuses to know: how they are reordered.
+
+    bm25, dense, hybrid      retrievers; the first two with the part of an index that is theirs
+    index, folder, documents  the index: in memory, on disk, and its documents
+    words, ranked            what retrievers share: the words of a text; ties and hits
+
 Nothing is imported here, so that one retriever never pays for another's engine.
 """

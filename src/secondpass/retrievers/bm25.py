@@ -1,14 +1,14 @@
-"""BM25 over bm25s: the first stage that ships, and the folder it is kept in.
+"""BM25: the first stage that needs no model.
 
-Knows: words, the sparse index, the folder's format. Refuses to know: what becomes of the
-candidates.
+Knows: postings and the formula. Refuses to know: files and commits (index.py), what becomes of the candidates.
 
     index = BM25.build(documents)
     index.save("my-index")
     BM25.open("my-index").retrieve("who wrote it", k=100)
 
-Words are runs of two or more letters, digits or underscores, NFKC-normalised, lower-cased, less stop
-words, stemmed (Snowball). Languages written without spaces need another retriever.
+The postings are our own: bm25s, which the tests hold them against, bakes idf and mean length into its matrix, so
+one more document would mean to build everything anew. Here a segment keeps bare counts, and the statistics of the
+whole collection, of its live documents alone, come in when a query is asked.
 
 Score of a document for a query (Lucene's variant: Kamphuis et al., "Which BM25 Do You Mean?",
 ECIR 2020), summed over the query's words, a word asked twice counting twice:
@@ -17,53 +17,42 @@ ln(1 + (N − df + .5) / (df + .5)) · tf / (tf + k1 · (1 − b + b · length /
 
 from __future__ import annotations
 
-import hashlib
-import json
-import mmap
+import math
 import os
-import re
-import secrets
-import shutil
 import time
-import unicodedata
 from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
-from secondpass.errors import IndexFolderError, InputError
-from secondpass.types import Document, Hit, Ranking, StageTrace, Status
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["BM25"]
+from secondpass.errors import InputError
+from secondpass.retrievers.index import Arrays, Index, Segment, Snapshot
+from secondpass.retrievers.ranked import best, check_question, hits_of, retrieve_many
+from secondpass.retrievers.words import stemmer_of, stop_words_of, words
+from secondpass.types import Document, Ranking, StageTrace
 
-_FORMAT = "secondpass-bm25"
-_VERSION = 1
-_MANIFEST = "manifest.json"
-_DOCUMENTS = "documents.jsonl"
-_OFFSETS = "offsets.npy"
-_ENGINE = (
-    "data.csc.index.npy",
-    "indices.csc.index.npy",
-    "indptr.csc.index.npy",
-    "vocab.index.json",
-    "params.index.json",
-)  # as bm25s names them
-_FILES = (_DOCUMENTS, _OFFSETS, *_ENGINE)
-_AGAIN = "build the index again (secondpass index)"
+__all__ = ["BM25", "Postings"]
 
-_find_words = re.compile(r"\w\w+").findall
+_BLOCK = 1 << 22  # words that are counted at a time, which bounds the memory that long documents take
 
 
 class BM25:
-    """A BM25 index and its documents. Make one with `build` or `open`."""
+    """Retrieves by BM25 from the postings of an index. `index` takes the edits."""
 
-    def __init__(self, engine: Any, documents: Sequence[Document], language: str | None, fields: tuple[str, ...]):
-        self._engine = engine  # a bm25s.BM25
-        self._documents = documents
-        self._stem, self._stop_words = _language(language)
-        self.language = language
-        self.fields = fields
+    lowest_score = 0.0  # for fusion by score
+
+    def __init__(self, index: Index) -> None:
+        part = index.parts.get("bm25")
+        if not isinstance(part, Postings):
+            raise InputError(f"the index has no BM25 postings (only {', '.join(index.parts)}); build it with Postings")
+        self.index = index
+        self._part = part
+        self._prepared = _Statistics(part, index.snapshot)
 
     @classmethod
     def build(
@@ -74,369 +63,256 @@ class BM25:
         b: float = 0.4,
         language: str | None = "english",
         fields: Sequence[str] = ("title", "text"),
+        folder: str | os.PathLike[str] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> BM25:
-        """Index `documents` in memory.
+        """Index `documents`, in memory or in a `folder`: see Index.build, also for the other errors.
 
-        `fields` are `title`, `text` and names of metadata, put together with a space between;
-        what is not a string adds no words, but its document stays. `language` is one that
-        PyStemmer knows, None for neither stemming nor stop words. `on_progress` is called now
-        and then with the number of documents read so far.
+        `language` is one that PyStemmer knows, None for neither stemming nor stop words.
 
-        Raises InputError for no documents, an id that occurs twice or is no string, an unknown
-        language, a metadata field no document has, k1 < 0, or b outside 0..1.
+        Raises InputError for an unknown language, k1 < 0, or b outside 0..1.
         """
-        import bm25s
-        import numpy as np
-
-        if not (k1 >= 0 and 0 <= b <= 1 and k1 < float("inf")):
-            raise InputError(f"k1 is {k1} and b is {b}; BM25 needs a k1 from 0 up and a b between 0 and 1")
-        if isinstance(fields, str) or not fields:
-            raise InputError(f"fields is {fields!r}; give a list such as ['title', 'text']")
-        stem, stop_words = _language(language)
-        kept: list[Document] = []
-        seen: set[str] = set()
-        fields_met = {"title", "text"}
-        vocabulary: dict[str, int] = {}  # stem -> term number
-        terms: dict[str, int] = {}  # word -> term number, −1 for a stop word: most words come again
-        postings: list[array[int]] = []  # per document, its term numbers in order
-        for document in documents:
-            if not isinstance(document, Document) or not isinstance(document.id, str):
-                raise InputError(
-                    f"document {len(kept)} is {type(document).__name__} with id {getattr(document, 'id', None)!r}; "
-                    "give Documents with a str as id (secondpass.types.as_document makes them)"
-                )
-            if document.id in seen:
-                raise InputError(f"two documents have the id {document.id!r} (the second is number {len(kept)})")
-            seen.add(document.id)
-            kept.append(document)
-            numbers = array("i")
-            for word in _words(_text(document, fields, fields_met)):
-                term = terms.get(word)
-                if term is None:
-                    term = -1 if word in stop_words else vocabulary.setdefault(stem(word), len(vocabulary))
-                    terms[word] = term
-                if term >= 0:
-                    numbers.append(term)
-            postings.append(numbers)
-            if on_progress is not None and len(kept) % 256 == 0:
-                on_progress(len(kept))
-        if not kept:
-            raise InputError("there are no documents to index; give at least one")
-        if missing := [name for name in fields if name not in fields_met]:
-            raise InputError(f"no document has the field {missing[0]!r}; give title, text or a key of the metadata")
-        engine = bm25s.BM25(method="lucene", k1=k1, b=b, dtype="float32", int_dtype="int32", backend="numpy")
-        if vocabulary:
-            engine.index((postings, vocabulary), create_empty_token=False, show_progress=False)
-        else:  # not one word in the whole collection, where bm25s would divide by a mean length of 0
-            engine.vocab_dict, engine.nonoccurrence_array = {}, None
-            engine.scores = {
-                "data": np.zeros(0, "float32"),
-                "indices": np.zeros(0, "int32"),
-                "indptr": np.zeros(1, "int64"),
-                "num_docs": len(kept),
-            }
-        if on_progress is not None:
-            on_progress(len(kept))
-        return cls(engine, kept, language, tuple(fields))
+        part = Postings(k1, b, language)
+        return cls(Index.build(documents, [part], fields=fields, folder=folder, on_progress=on_progress))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> BM25:
-        """Open an index folder; postings and documents stay on disk, memory-mapped.
-
-        The manifest, its own digest, and every file's presence and size are always checked.
-        `verify` also reads every file once against its digest, which costs some seconds per gigabyte;
-        set it to False for a large index on a disk you trust.
-
-        Raises IndexFolderError for a folder that is missing, foreign, damaged, or written by a
-        newer version of the format.
-        """
-        import bm25s
-        import numpy as np
-
-        path = Path(folder)
-        manifest = _read_manifest(path)
-        _check_files(path, manifest["files"], verify)
-        settings = manifest["settings"]
-        try:
-            engine = bm25s.BM25.load(str(path), mmap=True, load_corpus=False, show_progress=False, backend="numpy")
-            documents = _StoredDocuments(path)
-            scores, count = engine.scores, len(documents)
-            whole = (
-                count == settings["documents"] == scores["num_docs"]
-                and len(scores["indptr"]) == len(engine.vocab_dict) + 1
-                and int(scores["indptr"][-1]) == len(scores["data"]) == len(scores["indices"])
-            )
-            language, fields = settings["language"], tuple(settings["fields"])
-        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:
-            raise IndexFolderError(f"{path} cannot be read as an index ({error}); {_AGAIN}") from error
-        if not whole:
-            raise IndexFolderError(f"{path} is damaged: its files do not belong together; {_AGAIN}")
-        # plain views of the memory maps: np.memmap slices an order slower
-        engine.scores = {key: np.asarray(value) for key, value in scores.items() if key != "num_docs"}
-        engine.scores["num_docs"] = count
-        return cls(engine, documents, language, fields)
+        """Open an index folder; see Index.open, also for the errors."""
+        return cls(Index.open(folder, verify=verify))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index to `folder`, whole or not at all; an index already there is replaced.
+        """Write a copy of the index to `folder`; see Index.save, also for the errors."""
+        self.index.save(folder)
 
-        Everything is written and synced to a folder beside it, which then takes its name. (Replacing takes
-        two renames: a crash between them leaves the old index beside, under a name that ends in `.old`.)
-        Text and metadata are kept as JSON: tuples come back as lists, keys as strings.
+    @property
+    def language(self) -> str | None:
+        """The language of stemmer and stop words."""
+        return self._part.language
 
-        Raises IndexFolderError where `folder` holds something that is no index, InputError
-        for a document that JSON cannot hold.
-        """
-        import numpy as np
-
-        path = Path(folder).resolve()  # a link stays a link; what it points to is replaced
-        if path.exists() and not (path.is_dir() and (_is_index(path) or not any(path.iterdir()))):
-            raise IndexFolderError(f"{path} exists and is not a secondpass index; remove it or give another folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-        fresh.mkdir()
-        try:
-            offsets = array("q", [0])
-            with open(fresh / _DOCUMENTS, "wb") as file:
-                for document in self._documents:
-                    offsets.append(offsets[-1] + file.write(_encode(document)))
-            np.save(fresh / _OFFSETS, np.frombuffer(offsets, dtype="int64"))
-            self._engine.save(str(fresh), show_progress=False)
-            settings = {
-                "documents": len(self),
-                "fields": list(self.fields),
-                "language": self.language,
-                "k1": self._engine.k1,
-                "b": self._engine.b,
-            }
-            _write_manifest(fresh, settings)
-            _swap(fresh, path)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What of a document is indexed."""
+        return self.index.fields
 
     def retrieve(self, query: str, k: int) -> Ranking:
         """The at most `k` best documents that share a word with `query`.
 
-        Best first; equal scores in the order the documents were indexed. A document without
+        Best first; equal scores in the order the documents were added. A document without
         any of the query's words is no hit, so a query without known words finds nothing.
 
         Raises InputError for a query that is no string or a k below 1.
         """
-        if not isinstance(query, str):
-            raise InputError(f"the query is a {type(query).__name__}; give a str")
-        if not isinstance(k, int) or k < 1:
-            raise InputError(f"k is {k!r}; give the number of documents to find, from 1 up")
+        check_question(query, k)
         begun = time.perf_counter()
-        words = [word for word in _words(query) if word not in self._stop_words]
-        vocabulary = self._engine.vocab_dict
-        terms = [vocabulary[stem] for stem in map(self._stem, words) if stem in vocabulary]
-        hits = tuple(
-            Hit(self._documents[position], score, Status.RETRIEVED, score, rank)
-            for rank, (position, score) in enumerate(self._best(terms, k), start=1)
-        )
-        detail = {"documents": len(self), "query_words": len(words), "unknown_words": len(words) - len(terms)}
-        trace = StageTrace("bm25", time.perf_counter() - begun, detail=detail)
-        return Ranking(query, hits, (trace,))
+        statistics = self._prepared
+        if statistics.snapshot is not self.index.snapshot:  # two threads may both prepare: the same
+            self._prepared = statistics = _Statistics(self._part, self.index.snapshot)
+        terms = self._part.terms(query)
+        scores, unknown = statistics.score(terms)
+        hits = hits_of(statistics.snapshot, best(scores, k, 0.0))
+        detail = {"documents": len(statistics.snapshot), "query_words": len(terms), "unknown_words": unknown}
+        return Ranking(query, hits, (StageTrace("bm25", time.perf_counter() - begun, detail=detail),))
 
     def retrieve_many(self, queries: Mapping[str, str], k: int) -> Iterator[Ranking]:
         """One ranking per query, in order; `queries` maps query ids to texts."""
-        for query_id, query in queries.items():
-            found = self.retrieve(query, k)
-            yield Ranking(query, found.hits, found.trace, query_id)
-
-    def _best(self, terms: list[int], k: int) -> list[tuple[int, float]]:
-        """(position, score) of the k best documents with a score above 0; ties by position."""
-        if not terms:
-            return []
-        import numpy as np
-
-        scores = self._engine.get_scores_from_ids(terms)  # float32[documents]
-        found = np.flatnonzero(scores > 0)  # ascending positions
-        values = scores[found]
-        if len(found) > k:
-            worst = np.partition(values, len(values) - k)[len(values) - k]  # the k-th best score
-            above, ties = np.flatnonzero(values > worst), np.flatnonzero(values == worst)
-            keep = np.concatenate([above, ties[: k - len(above)]])
-            found, values = found[keep], values[keep]
-        order = np.lexsort((found, -values))
-        return list(zip(found[order].tolist(), values[order].tolist(), strict=True))
+        return retrieve_many(self, queries, k)
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return len(self.index)
 
     def __repr__(self) -> str:
         return f"BM25({len(self)} documents)"
 
 
-# Words
+# Postings
 
 
-def _words(text: str) -> list[str]:
-    return _find_words(unicodedata.normalize("NFKC", text).lower())
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """The part of an index that BM25 reads. Arrays of a segment of n documents, t terms and p postings:
+
+    terms uint8[…] (UTF-8, in sorted order) and term_offsets int64[t + 1]; indptr int64[t + 1] into
+    docs int32[p] (ascending for a term) and tf int32[p]; lengths int32[n], in words that are no stop words.
+
+    Raises InputError for k1 < 0, b outside 0..1 or an unknown language.
+    """
+
+    k1: float = 0.9
+    b: float = 0.4
+    language: str | None = "english"
+
+    name = "bm25"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.k1 < math.inf and 0 <= self.b <= 1):
+            raise InputError(f"k1 is {self.k1} and b is {self.b}; BM25 needs a k1 from 0 up and a b between 0 and 1")
+        stemmer_of(self.language)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Postings:
+        """The part that said these settings."""
+        return cls(settings["k1"], settings["b"], settings["language"])
+
+    def settings(self) -> dict[str, Any]:
+        """k1, b and language."""
+        return {"k1": self.k1, "b": self.b, "language": self.language}
+
+    def terms(self, text: str) -> list[str]:
+        """The terms of a text in their order: words less stop words, stemmed."""
+        stop_words, stem = stop_words_of(self.language), stemmer_of(self.language)
+        return [stem(word) for word in words(text) if word not in stop_words]
+
+    def build(self, texts: Sequence[str]) -> Arrays:
+        """The postings of one segment."""
+        known = _Terms(self.language)
+        lengths = np.zeros(len(texts), np.int32)
+        pieces: list[_Piece] = []
+        block, counts = array("i"), array("q")  # term numbers of some documents, and how many each has
+        for number, text in enumerate(texts, 1):
+            before = len(block)
+            block.extend(map(known.__getitem__, words(text)))
+            counts.append(len(block) - before)
+            if len(block) >= _BLOCK or number == len(texts):
+                docs = np.repeat(np.arange(number - len(counts), number), counts)
+                numbers = np.frombuffer(block, np.int32) if block else np.zeros(0, np.int32)
+                docs, numbers = docs[numbers >= 0], numbers[numbers >= 0]
+                lengths += np.bincount(docs, minlength=len(texts)).astype(np.int32)
+                pairs, tf = np.unique(numbers.astype(np.int64) << 32 | docs, return_counts=True)
+                df = np.bincount(pairs >> 32, minlength=len(known.numbers))
+                pieces.append(_Piece(df, (pairs & 0xFFFFFFFF).astype(np.int32), tf.astype(np.int32)))
+                block, counts = array("i"), array("q")
+        terms = [_encoded(term) for term in known.numbers]
+        place = {term: at for at, term in enumerate(sorted(terms))}
+        rank = np.fromiter(map(place.__getitem__, terms), np.int64, len(terms))
+        return _arrays(list(place), [(piece, rank[: len(piece.df)]) for piece in pieces], lengths)
+
+    def merge(self, pieces: Sequence[tuple[Arrays, NDArray[np.bool_]]]) -> Arrays:
+        """The postings of the live documents of some segments, as `build` would make them."""
+        found: list[tuple[_Piece, list[bytes]]] = []
+        lengths: list[NDArray[np.int32]] = []
+        begin = 0
+        for arrays, alive in pieces:
+            keep = alive[arrays["docs"]]
+            before = np.concatenate([[0], np.cumsum(keep)])  # postings that stay, before each
+            df = np.diff(before[arrays["indptr"]])
+            renumbered = (np.cumsum(alive) + (begin - 1)).astype(np.int32)
+            piece = _Piece(df[df > 0], renumbered[arrays["docs"][keep]], arrays["tf"][keep])
+            blob, offsets = arrays["terms"].tobytes(), arrays["term_offsets"].tolist()
+            found.append((piece, [blob[offsets[at] : offsets[at + 1]] for at in np.flatnonzero(df).tolist()]))
+            lengths.append(arrays["lengths"][alive])
+            begin += len(lengths[-1])
+        terms = sorted(set().union(*(own for _, own in found)))
+        place = {term: at for at, term in enumerate(terms)}
+        ranked = [(piece, np.fromiter(map(place.__getitem__, own), np.int64, len(own))) for piece, own in found]
+        return _arrays(terms, ranked, np.concatenate(lengths) if lengths else np.zeros(0, np.int32))
 
 
-def _text(document: Document, fields: Sequence[str], met: set[str]) -> str:
-    """The indexed text of a document; adds the metadata fields it has to `met`."""
-    parts: list[str] = []
-    for name in fields:
-        if name in ("title", "text"):
-            value: Any = getattr(document, name)
-        else:
-            value = document.metadata.get(name)
-            if value is not None:
-                met.add(name)
-        if isinstance(value, str):
-            parts.append(value)
-    return " ".join(parts)
+class _Terms(dict[str, int]):
+    """Word -> number of its term, −1 for a stop word. Most words come again, and are stemmed once."""
+
+    def __init__(self, language: str | None) -> None:
+        self._stem, self._stop_words = stemmer_of(language), stop_words_of(language)
+        self.numbers: dict[str, int] = {}  # term -> number
+
+    def __missing__(self, word: str) -> int:
+        number = -1 if word in self._stop_words else self.numbers.setdefault(self._stem(word), len(self.numbers))
+        self[word] = number
+        return number
 
 
-def _language(language: str | None) -> tuple[Callable[[str], str], frozenset[str]]:
-    """The stemmer and the stop words of a language; bm25s has stop words for some of them only."""
-    if language is None:
-        return str, frozenset()
-    import Stemmer
-    from bm25s import stopwords
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Postings of some documents, term after term in an order of their own: df of each term, then docs and tf."""
 
-    if language not in Stemmer.algorithms():
-        raise InputError(f"language {language!r} is not known; known are: {', '.join(Stemmer.algorithms())} and None")
-    name = "EN" if language in ("english", "porter") else language.upper()
-    return Stemmer.Stemmer(language).stemWord, frozenset(getattr(stopwords, f"STOPWORDS_{name}", ()))
+    df: NDArray[np.int64]
+    docs: NDArray[np.int32]
+    tf: NDArray[np.int32]
 
 
-# The documents on disk: one JSON line each, found by its offset
-
-
-class _StoredDocuments(Sequence[Document]):
-    """The documents of a folder, read one by one when asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        import numpy as np
-
-        self._offsets = np.load(folder / _OFFSETS, mmap_mode="r")
-        with open(folder / _DOCUMENTS, "rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if self._offsets.dtype != np.int64 or self._offsets[0] != 0 or self._offsets[-1] != len(self._bytes):
-            raise ValueError(f"{_OFFSETS} does not fit {_DOCUMENTS}")
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, position: Any) -> Any:  # an int; slices are not needed
-        if not 0 <= position < len(self):
-            raise IndexError(position)
-        line = self._bytes[int(self._offsets[position]) : int(self._offsets[position + 1])]
-        identity, text, title, metadata = json.loads(line.decode("utf-8", "surrogatepass"))
-        return Document(identity, text, title, MappingProxyType(metadata))
-
-
-def _encode(document: Document) -> bytes:
-    row = [document.id, document.text, document.title, dict(document.metadata)]
-    try:
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"document {document.id!r} cannot be saved ({error}); text and metadata must be what JSON can hold"
-        ) from error
-    return line.encode("utf-8", "surrogatepass") + b"\n"  # lone surrogates do occur in crawled text
-
-
-# The folder
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    """The digest of a manifest's own content, all but the seal."""
-    content = {key: value for key, value in manifest.items() if key != "seal"}
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_manifest(folder: Path, settings: Mapping[str, Any]) -> None:
-    import bm25s
-
-    files = {name: {"bytes": (folder / name).stat().st_size, "blake2b": _digest(folder / name)} for name in _FILES}
-    manifest: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "bm25s": bm25s.__version__,
-        "settings": dict(settings),
-        "files": files,
+def _arrays(
+    terms: Sequence[bytes], pieces: Sequence[tuple[_Piece, NDArray[np.int64]]], lengths: NDArray[np.int32]
+) -> dict[str, NDArray[Any]]:
+    """Put pieces, each with the place in `terms` of each of its terms, together; documents must ascend over them."""
+    df = np.zeros(len(terms), np.int64)
+    for piece, rank in pieces:
+        df[rank] += piece.df
+    indptr = np.concatenate([[0], np.cumsum(df)])
+    docs, tf = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.int32)
+    free = indptr[:-1].copy()  # where the next posting of a term goes
+    for piece, rank in pieces:
+        own = np.cumsum(piece.df) - piece.df
+        goes_to = np.repeat(free[rank] - own, piece.df) + np.arange(len(piece.docs))
+        docs[goes_to], tf[goes_to] = piece.docs, piece.tf
+        free[rank] += piece.df
+    return {
+        "terms": np.frombuffer(b"".join(terms), np.uint8) if terms else np.zeros(0, np.uint8),
+        "term_offsets": np.concatenate([[0], np.cumsum(np.fromiter(map(len, terms), np.int64, len(terms)))]),
+        "indptr": indptr,
+        "docs": docs,
+        "tf": tf,
+        "lengths": lengths,
     }
-    manifest["seal"] = _seal(manifest)
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise IndexFolderError(f"{folder} {what}; give a folder that `secondpass index` or BM25.save wrote")
-    path = folder / _MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise IndexFolderError(f"{folder} is not a secondpass index (it has no {_MANIFEST})") from None
-    except (OSError, ValueError) as error:
-        raise IndexFolderError(f"{path} is damaged ({error}); {_AGAIN}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise IndexFolderError(f"{folder} is not a BM25 index of secondpass (its {_MANIFEST} does not say {_FORMAT!r})")
-    version = manifest.get("version")
-    if isinstance(version, int) and version > _VERSION:
-        raise IndexFolderError(
-            f"{folder} has format {version}, this secondpass reads up to {_VERSION}; upgrade secondpass or {_AGAIN}"
-        )
-    files = manifest.get("files")
-    if version != _VERSION or manifest.get("seal") != _seal(manifest) or set(files or ()) != set(_FILES):
-        raise IndexFolderError(f"{path} is damaged: its content does not match its own digest; {_AGAIN}")
-    return manifest
+def _encoded(term: str) -> bytes:
+    return term.encode("utf-8", "surrogatepass")
 
 
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], verify: bool) -> None:
-    for name, expected in files.items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-            if size != expected["bytes"]:
-                raise IndexFolderError(f"{path} is damaged: {size} bytes, not {expected['bytes']}; {_AGAIN}")
-            if verify and _digest(path) != expected["blake2b"]:
-                raise IndexFolderError(f"{path} is damaged: its content does not match its digest; {_AGAIN}")
-        except OSError as error:
-            raise IndexFolderError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from error
+# Scores
 
 
-def _is_index(folder: Path) -> bool:
-    """Whether this is an index of any state and version, so that it may be replaced."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("format") == _FORMAT
+class _Statistics:
+    """What the formula needs of a snapshot: exact integers over its live documents, and a norm per document."""
+
+    def __init__(self, part: Postings, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        length = sum(int(s.parts["bm25"]["lengths"][s.alive].sum(dtype=np.int64)) for s in snapshot.segments)
+        mean = length / max(len(snapshot), 1) or 1.0  # no words at all: any will do
+        self._segments = [
+            _Searchable(segment, start, part, mean)
+            for segment, start in zip(snapshot.segments, snapshot.starts, strict=False)
+        ]
+
+    def score(self, terms: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """A score per position, 0 where no term is met or the document is dead; and how many terms nobody has."""
+        scores = np.zeros(self.snapshot.starts[-1], np.float32)
+        unknown = 0
+        for term, times in Counter(terms).items():
+            wanted = _encoded(term)
+            met = [(segment, *found) for segment in self._segments if (found := segment.find(wanted)) is not None]
+            df = sum(live for _, _, live in met)
+            if not df:
+                unknown += times
+                continue
+            weight = np.float32(times * math.log(1 + (len(self.snapshot) - df + 0.5) / (df + 0.5)))
+            for segment, where, _ in met:
+                docs, tf = segment.docs[where], segment.tf[where].astype(np.float32)
+                scores[segment.start :][docs] += weight * (tf / (tf + segment.norms[docs]))
+        return scores, unknown
 
 
-def _swap(fresh: Path, target: Path) -> None:
-    """Give `fresh` the name `target`, synced to disk first; what was there before goes away."""
-    for path in (*fresh.iterdir(), fresh):
-        _sync(path)
-    old = fresh.with_suffix(".old")
-    if target.exists():
-        os.rename(target, old)
-    try:
-        os.rename(fresh, target)
-    except OSError:
-        if old.exists():
-            os.rename(old, target)
-        raise
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+class _Searchable:
+    """A segment's postings, ready for a query."""
 
+    def __init__(self, segment: Segment, start: int, part: Postings, mean: float) -> None:
+        arrays = segment.parts["bm25"]
+        self.start = start
+        self.docs, self.tf, self._indptr = arrays["docs"], arrays["tf"], arrays["indptr"]
+        # k1 · (1 − b + b · length / mean length); infinite for the dead, so that their score is 0
+        norms = part.k1 * (1 - part.b + part.b * arrays["lengths"] / mean)
+        self.norms = np.where(segment.alive, norms, np.inf).astype(np.float32)
+        self._alive = None if segment.alive.all() else segment.alive
+        self._terms, self._offsets = arrays["terms"].data, arrays["term_offsets"].data
 
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open a folder to sync it
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def find(self, term: bytes) -> tuple[slice, int] | None:
+        """Where the postings of a term lie, and how many are of live documents; None where there are none."""
+        at = bisect_left(range(len(self._offsets) - 1), term, key=self._term)
+        if at == len(self._offsets) - 1 or self._term(at) != term:
+            return None
+        where = slice(int(self._indptr[at]), int(self._indptr[at + 1]))
+        if self._alive is None:
+            return where, where.stop - where.start
+        return where, int(np.count_nonzero(self._alive[self.docs[where]]))
+
+    def _term(self, at: int) -> bytes:
+        return bytes(self._terms[self._offsets[at] : self._offsets[at + 1]])
