@@ -11,8 +11,9 @@ import pytest
 
 from cli.conftest import Run
 from secondpass.cli import train
-from secondpass.scoring.checkpoint import SHIPPED, open_checkpoint
+from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.training.data import read_pairs
+from secondpass.weights import SHIPPED
 
 
 def test_a_model_is_described_as_it_is(run: Run, tiny: Path) -> None:
@@ -59,7 +60,13 @@ def test_the_demo_ends_with_a_verdict_and_a_page(run: Run, tmp_path: Path, tiny:
     assert done.code == 0
     lines = done.out.splitlines()
     assert any(word in done.out for word in ("HARMFUL", "NOT WORTH IT", "INCONCLUSIVE", "WORTH IT"))
-    assert "40 queries" in done.out
+    assert "155 queries" in done.out
+    table = {line.split()[0]: line.split()[1:] for line in lines if " → " in line and " … " in line}
+    assert list(table) == ["bm25", "dense", "hybrid"]
+    for name in ("bm25", "dense", "hybrid"):
+        recall, best, first = (float(cell) for cell in table[name][:3])
+        assert 0 < first <= best < 1
+        assert 0 < recall < 1
     assert max(map(len, lines[:-1])) <= 80
     report = tmp_path / "here" / "report.html"
     assert lines[-1] == f"Report: {report}"
@@ -68,4 +75,4 @@ def test_the_demo_ends_with_a_verdict_and_a_page(run: Run, tmp_path: Path, tiny:
     data = run(
         "audit", "--collection", "here/collection", "--index", "here/index", "--model", tiny, "--depth", 2, "--json"
     )
-    assert json.loads(data.out)["queries"] == 40
+    assert json.loads(data.out)["queries"] == 155

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter as Count
 from pathlib import Path
 
 import pytest
 
+import secondpass.demo.questions as questions
 import secondpass.demo.stdlib_docs as stdlib_docs
-from secondpass.demo.stdlib_docs import demo_collection, stdlib_documents
+from secondpass.demo.questions import demo_collection, demo_questions
+from secondpass.demo.senses import sense_pairs
+from secondpass.demo.stdlib_docs import stdlib_documents
 from secondpass.errors import CollectionError
 from secondpass.evaluation.collections import Collection, read_beir, write_beir
 from secondpass.evaluation.trec import read_qrels
@@ -222,19 +226,36 @@ def test_progress_counts_modules_to_the_end(documents: dict[str, Document], prog
 
 
 def test_questions_and_judgments_belong_together(collection: Collection) -> None:
+    asked = {one.id: one for one in demo_questions()}
+    assert len(asked) == len({one.text for one in asked.values()}) == 175
+    kinds = Count(one.kind for one in asked.values())
+    assert kinds == {"easy": 71, "hard": 64, "ambiguous": 20, "unanswerable": 20}
     assert collection.name == "python-stdlib"
-    assert len(collection.queries) == 40
-    assert len(set(collection.queries.values())) == 40
     assert collection.queries.keys() == collection.qrels.keys()
-    for query, grades in collection.qrels.items():
+    assert collection.queries == {one.id: one.text for one in asked.values() if one.kind != "unanswerable"}
+    assert "20 questions that the library does not answer are left out" in collection.notes
+    for query, grades in read_qrels(QRELS).items():
         assert set(grades.values()) <= {0, 1, 2, 3}
-        assert max(grades.values()) >= 2, query
         assert min(grades.values()) == 0, query  # what was read and found wanting is on record too
+        assert max(grades.values()) <= 1 if asked[query].kind == "unanswerable" else max(grades.values()) >= 1, query
         assert len(grades) >= 15, query
 
 
+def test_the_senses_cannot_be_told_by_the_word_or_by_a_favourite() -> None:
+    pairs = sense_pairs()
+    documents = {document.id: document.text for pair in pairs for document in (pair.right, pair.wrong)}
+    assert len(pairs) == len(documents) == 104
+    for side in (Count(pair.right.id for pair in pairs), Count(pair.wrong.id for pair in pairs)):
+        assert side == dict.fromkeys(documents, 1)
+    for pair in pairs:
+        assert pair.word in pair.query
+        found = [len(re.findall(rf"\b{pair.word}\b", text.text.lower())) for text in (pair.right, pair.wrong)]
+        assert found == [2, 2], pair
+
+
 def test_every_judged_document_is_there_or_named(collection: Collection) -> None:
-    judged = {document for grades in read_qrels(QRELS).values() for document in grades}
+    on_record = read_qrels(QRELS)
+    judged = {document for query in collection.queries for document in on_record[query]}
     kept = {document for grades in collection.qrels.values() for document in grades}
     assert kept <= collection.documents.keys()
     lacking = judged - kept
@@ -246,12 +267,12 @@ def test_every_judged_document_is_there_or_named(collection: Collection) -> None
 
 def test_judged_ids_that_are_lacking_are_left_out_and_named() -> None:
     qrels = {"q1": {"here": 3, "gone.one": 2}, "q2": {"gone.two": 1, "gone.one": 0}}
-    kept, notes = stdlib_docs._keep_present(qrels, {"here": Document("here", "text")})
+    kept, notes = questions._keep_present(qrels, {"here": Document("here", "text")})
     assert kept == {"q1": {"here": 3}, "q2": {}}
     assert len(notes) == 1
     assert notes[0].startswith("2 of 3 judged ids are not in this Python 3.")
     assert notes[0].endswith(": gone.one, gone.two")
-    assert stdlib_docs._keep_present({"q1": {"here": 3}}, {"here": Document("here", "text")})[1] == ()
+    assert questions._keep_present({"q1": {"here": 3}}, {"here": Document("here", "text")})[1] == ()
 
 
 def test_it_survives_being_written_and_read(collection: Collection, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A cascade run over queries, each step timed: what an audit needs.
+"""First stages and what reranks them run over queries, each step timed: what an audit needs.
 
 Knows: retrieval and reranking are timed apart. Refuses to know: judgments and verdicts.
 """
@@ -14,8 +14,9 @@ from secondpass.cli.terminal import Update
 from secondpass.cli.views import scored_ids
 from secondpass.errors import InputError
 from secondpass.evaluation.trec import Run
+from secondpass.types import Document, Reranker, Retriever, as_ranking
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "measure", "measure_each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +45,36 @@ def measure(cascade: Cascade, queries: Mapping[str, str], depth: int, update: Up
         measured.seconds_baseline[query_id] = halfway - began
         measured.baseline[query_id] = scored_ids(found)
         measured.reranked[query_id] = scored_ids(after)
+        update(done)
+    return measured
+
+
+def measure_each(
+    retrievers: Mapping[str, Retriever], reranker: Reranker, queries: Mapping[str, str], depth: int, update: Update
+) -> dict[str, Measured]:
+    """The same for several first stages and one reranker that scores each document by itself.
+
+    What several of them find is scored once: the union is reranked, each gets its own candidates in the order
+    that they have there, and of the seconds the share that its candidates are of all.
+    """
+    measured = {name: Measured() for name in retrievers}
+    for query in list(queries.values())[:1]:
+        pools = [retriever.retrieve(query, depth).documents for retriever in retrievers.values()]
+        reranker.rerank(as_ranking(query, pools[0]))
+    for done, (query_id, query) in enumerate(queries.items(), 1):
+        union: dict[str, Document] = {}
+        for name, retriever in retrievers.items():
+            began = time.perf_counter()
+            found = retriever.retrieve(query, depth)
+            measured[name].seconds_baseline[query_id] = time.perf_counter() - began
+            measured[name].baseline[query_id] = scored_ids(found)
+            union |= {document.id: document for document in found.documents}
+        began = time.perf_counter()
+        after = reranker.rerank(as_ranking(query, list(union.values())))
+        seconds = time.perf_counter() - began
+        for one in measured.values():
+            own = {document_id for document_id, _ in one.baseline[query_id]}
+            one.reranked[query_id] = [pair for pair in scored_ids(after) if pair[0] in own]
+            one.seconds_reranked[query_id] = seconds * len(own) / max(len(union), 1)
         update(done)
     return measured

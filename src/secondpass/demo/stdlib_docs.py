@@ -19,21 +19,10 @@ what it needs itself. An extension that does not load (tkinter without Tk, say) 
 - Module-level shorthands of a hidden instance go by the shorthand: `random.choice`, not `random.Random.choice`.
 - Methods stand where they are defined; those of a private base class stand with the public class.
 - One object is one document: of several names the most direct wins.
-
-**Questions and judgments** (`questions.jsonl`, `qrels.tsv`). The questions are in the words of someone who
-does not know the name. Grades: 3 exactly what the asker needs; 2 does it with a detour, or is the class or
-module page that leads straight to it; 1 related and partly useful; 0 read and found not relevant. For each
-question the pool was the first ten of BM25 (stemmed and unstemmed), the first ten of a dense model
-(all-MiniLM-L6-v2) and what the judge knew to be right; every document of the pool was read, mostly by its
-opening, and graded. The judge was a language model, once, without a second opinion: good enough to show and
-to compare, not a benchmark. A judged id had to be present where this module ran on Python 3.11, 3.12, 3.13
-and 3.14; what the 3.14 at hand was built without (curses, readline, dbm, ssl …) had to be in typeshed's stubs.
 """
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 import os.path
 import sys
 import sysconfig
@@ -44,11 +33,9 @@ from types import MappingProxyType
 
 from secondpass.demo.stdlib_source import Definition, Module, Origin, inspect_compiled, is_compiled, read_source
 from secondpass.errors import CollectionError
-from secondpass.evaluation.collections import Collection
-from secondpass.evaluation.trec import Qrels, read_qrels
 from secondpass.types import Document
 
-__all__ = ["demo_collection", "stdlib_documents"]
+__all__ = ["stdlib_documents"]
 
 _SKIPPED: Mapping[str, str] = MappingProxyType(
     {
@@ -110,33 +97,6 @@ def stdlib_documents(on_progress: Callable[[int, int], None] | None = None, root
     for candidate in sorted(best.values()):  # a name that two objects share, as in asyncio.timeouts, goes to the better
         by_id.setdefault(candidate.document.id, candidate.document)
     return [by_id[key] for key in sorted(by_id)]
-
-
-def demo_collection(on_progress: Callable[[int, int], None] | None = None) -> Collection:
-    """The collection `python-stdlib`: documents, questions, and graded judgments (0 to 3).
-
-    Judged ids that this interpreter lacks are left out of the judgments, and `notes` says which.
-    Raises CollectionError as `stdlib_documents` does.
-    """
-    documents = {document.id: document for document in stdlib_documents(on_progress)}
-    with importlib.resources.as_file(importlib.resources.files("secondpass.demo")) as folder:
-        rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
-        qrels, notes = _keep_present(read_qrels(folder / "qrels.tsv"), documents)
-    return Collection("python-stdlib", documents, {row["_id"]: row["text"] for row in rows}, qrels, notes)
-
-
-def _keep_present(qrels: Qrels, documents: Mapping[str, Document]) -> tuple[Qrels, tuple[str, ...]]:
-    """The judgments of documents that are there, and a note on those that are not."""
-    judged = {document for grades in qrels.values() for document in grades}
-    lacking = sorted(judged - documents.keys())
-    kept = {
-        query: {document: grade for document, grade in grades.items() if document in documents}
-        for query, grades in qrels.items()
-    }
-    if not lacking:
-        return kept, ()
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return kept, (f"{len(lacking)} of {len(judged)} judged ids are not in this Python {python}: {', '.join(lacking)}",)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,7 +6,7 @@ runs nothing).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from math import isfinite
@@ -23,7 +23,7 @@ from secondpass.evaluation.audit import Decision, Outcome, Shown, Verdict
 from secondpass.evaluation.metrics import parse_metric
 from secondpass.evaluation.wording import clean, signed
 
-__all__ = ["html", "terminal"]
+__all__ = ["comparison", "html", "terminal"]
 
 _COLOURS = {
     Decision.HARMFUL: "red",
@@ -39,6 +39,24 @@ _FILLS = {  # kind of part -> block and colour: they must be told apart without 
     "left": ("░", "bright_black"),
     "missing": ("╳", "yellow"),
 }
+
+
+def comparison(verdicts: Sequence[Verdict]) -> Table:
+    """One line a first stage: what its pool holds, what that allows, and what reranking makes of it."""
+    label = parse_metric(verdicts[0].metric).label
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("first\nstage", no_wrap=True)
+    for name in (f"recall\n@{verdicts[0].depth}", "best\norder", f"{label}\nas it is → reranked"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("change, 95%\ninterval", no_wrap=True)
+    table.add_column("\nverdict", no_wrap=True)
+    for verdict in verdicts:
+        low, high = (signed(end) if isfinite(end) else "?" for end in verdict.interval)
+        pool = (f"{number:.3f}" for number in (verdict.recall, verdict.best))
+        change = f"{verdict.first:.3f} → {verdict.reranked:.3f}"
+        word = Text(verdict.decision.value, _COLOURS[verdict.decision])
+        table.add_row(clean(verdict.names[0]), *pool, change, f"{low} … {high}", word)
+    return table
 
 
 def terminal(verdict: Verdict, console: Console) -> None:

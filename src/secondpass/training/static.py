@@ -140,6 +140,9 @@ def _own_tokenizer(base: Path) -> tuple[Tokenizer, NDArray[np.int64]]:
         if token["content"] in content["model"]["vocab"]
     ]
     content |= {"post_processor": None, "truncation": None, "padding": None}  # no [CLS] and [SEP] here
+    # as BM25's words: texts from PDF files are full of ligatures, which BERT's own rules leave unknown
+    rules = [{"type": "NFKC"}, *filter(None, [content.get("normalizer")])]
+    content["normalizer"] = {"type": "Sequence", "normalizers": rules}
     return Tokenizer.from_str(json.dumps(content)), np.array([number for number, _ in kept], dtype=np.int64)
 
 
