@@ -45,8 +45,10 @@ def read(folder: Path, text: str) -> Config:
         ("[[stages]]\ndepth = 0", r"stages\[0\].depth: expected `int` >= 1"),
         ("[[stages]]\nbudget_ms = -1", r"stages\[0\].budget_ms: expected .* >= 0"),
         ("[[stages]]\nprecision = 'int9'", r"stages\[0\].precision: invalid enum value 'int9'"),
+        ("[[stages]]\ncache = 64", r"stages\[0\].cache: expected `int` >= 65536"),
+        ("[[stages]]\ncache = 'localhost'", r"stages\[0\].cache: expected `str` matching regex"),
         ("[stages]\ndepth = 3", "stages: expected `array`"),
-        ("[retriever]\nweights = [1]", "retriever.weights: expected `array` of length 2"),
+        ("[retriever]\nweights = [1]", "retriever.weights: expected `array` of length >= 2"),
         ("[retriever]\nfusion = 'sum'", "retriever.fusion: invalid enum value 'sum'"),
         ("[retriever]\nb = 1.5", "retriever.b: expected `float` <= 1"),
         ("[budget]\ndelta = 0", "budget.delta: expected `float` > 0"),
@@ -111,6 +113,7 @@ def test_a_whole_pipeline(tmp_path: Path, tiny: Path) -> None:
         threads = 1
         max_length = 64
         template = "{{text}}"
+        cache = 1_000_000
         options = {{ batch_tokens = 128, cache_dir = "{tmp_path / "cache"}" }}
         """,
     )
@@ -119,6 +122,7 @@ def test_a_whole_pipeline(tmp_path: Path, tiny: Path) -> None:
     ranking = cascade.search("list", top_k=3)
     assert sorted(ranking.ids) == ["a", "c"]
     detail = ranking.trace[-1].detail
+    assert detail["cache"]["misses"] == 2
     assert (detail["engine"], detail["precision"], detail["workers"], detail["max_length"]) == (
         "onnxruntime",
         "fp32",

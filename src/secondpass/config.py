@@ -51,6 +51,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+CacheBytes = Annotated[int, msgspec.Meta(ge=65_536)]
+RedisUrl = Annotated[str, msgspec.Meta(pattern="^(rediss?|unix)://")]
 
 
 class CollectionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +90,9 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count | None = None
     max_length: Count | None = None
     template: Text | None = None
+    cache: CacheBytes | RedisUrl | None = None
+    windows: Count | None = None
+    pooling: Literal["max", "mean", "first"] | None = None
     options: dict[str, Any] = {}
 
 
@@ -254,7 +259,7 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     stages = []
     for position, table in enumerate(config.stages):
         key = f"stages[{position}]"
-        own = ("model", "precision", "engine", "threads", "max_length", "template")
+        own = ("model", "precision", "engine", "threads", "max_length", "template", "cache", "windows", "pooling")
         chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
         if twice := chosen.keys() & table.options.keys():
             raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")

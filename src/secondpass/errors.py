@@ -8,6 +8,7 @@
     │   └── GoldenError       the golden pairs did not come out as they should
     ├── IndexFolderError      an index folder is foreign, damaged or too new
     ├── IndexBusyError        someone else is writing the index just now
+    ├── CacheUnreachableError a score cache does not answer; requests go on without it
     └── MissingExtraError     an optional dependency is not installed
 
 Knows: the tree. Refuses to know: who raises what. A message says what is wrong,
@@ -17,6 +18,7 @@ where, and what to do about it.
 from __future__ import annotations
 
 __all__ = [
+    "CacheUnreachableError",
     "CollectionError",
     "ConfigError",
     "GoldenError",
@@ -59,6 +61,10 @@ class IndexFolderError(SecondpassError):
 
 class IndexBusyError(SecondpassError):
     """Someone else is writing the index folder just now; wait and try again."""
+
+
+class CacheUnreachableError(SecondpassError):
+    """A store of scores does not answer in time; whoever asks it computes instead, and says so."""
 
 
 class MissingExtraError(SecondpassError, ImportError):

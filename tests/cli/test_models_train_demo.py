@@ -61,7 +61,8 @@ def test_the_demo_ends_with_a_verdict_and_a_page(run: Run, tmp_path: Path, tiny:
     lines = done.out.splitlines()
     assert any(word in done.out for word in ("HARMFUL", "NOT WORTH IT", "INCONCLUSIVE", "WORTH IT"))
     assert "155 queries" in done.out
-    table = {line.split()[0]: line.split()[1:] for line in lines if " → " in line and " … " in line}
+    above = lines[: next(n for n, line in enumerate(lines) if line.startswith("In full"))]
+    table = {line.split()[0]: line.split()[1:] for line in above if " → " in line and " … " in line}
     assert list(table) == ["bm25", "dense", "hybrid"]
     for name in ("bm25", "dense", "hybrid"):
         recall, best, first = (float(cell) for cell in table[name][:3])

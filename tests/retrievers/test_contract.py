@@ -11,7 +11,7 @@ from secondpass.embedding import open_encoder
 from secondpass.retrievers.bm25 import BM25, Postings
 from secondpass.retrievers.dense import Dense, Vectors
 from secondpass.retrievers.hybrid import Hybrid
-from secondpass.retrievers.index import Index
+from secondpass.retrievers.index import Index, Part
 from secondpass.testing import check_retriever
 from secondpass.types import Document, Retriever
 
@@ -41,7 +41,7 @@ def make(request: pytest.FixtureRequest, over: Callable[[Index], Retriever], tmp
         if "disk" in request.param:  # a folder refuses what JSON cannot hold, and says so
             documents = [one for one in documents if not isinstance(one.text, bytes)]
         folder = tmp_path / str(count) if "disk" in request.param else None
-        parts = [Postings(), Vectors(ENCODER)]
+        parts: list[Part] = [Postings(), Vectors(ENCODER)]
         if "edited" not in request.param:
             index = Index.build(documents, parts, folder=folder)
         else:

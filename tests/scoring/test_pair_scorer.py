@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from secondpass.errors import GoldenError, ModelError
+from secondpass.scoring.batching import Batch, plan, stack
 from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.engines import Engine
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
-from secondpass.types import Deadline, Status
+from secondpass.scoring.prepare import prepare
+from secondpass.testing import ManualClock
+from secondpass.types import NEVER, Deadline, Status
 from tiny import tiny_checkpoint
 
 TEXTS = [f"list {'sort file ' * (i % 9)} date {i}" for i in range(70)]
@@ -80,6 +90,203 @@ def test_a_batch_that_cannot_end_in_time_is_not_begun(tiny: Path, cache: Path) -
     scorer = open_scorer(open_checkpoint(tiny), engine="onnxruntime", threads=1, cache=cache)
     assert scorer.score("sort", TEXTS, deadline=Deadline(at=1e-9, clock=lambda: 0.0)).trace.pairs_scored == 0
     assert scorer.score("sort", TEXTS, deadline=Deadline(at=1e9, clock=lambda: 0.0)).trace.pairs_scored == len(TEXTS)
+
+
+def _seconds(rows: int, width: int) -> float:
+    return 2e-3 + 1e-4 * rows * width
+
+
+class _TimedEngine:
+    """Logits of 0; each batch takes `_seconds` on a clock, and is noted with its start and end."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.slowness: Callable[[int], float] = lambda number: 1.0
+        self.ran: list[tuple[tuple[int, ...], float, float]] = []
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        began = self.clock.now
+        self.clock.advance(_seconds(*batch.ids.shape) * self.slowness(len(self.ran)))
+        self.ran.append((batch.rows, began, self.clock.now))
+        return np.zeros(len(batch.rows), dtype=np.float32)
+
+
+@pytest.fixture
+def timed(tiny: Path) -> tuple[PairScorer, _TimedEngine]:
+    """One worker whose costs are known and have been learned from single rows, as golden pairs are."""
+    clock = ManualClock()
+    engine = _TimedEngine(clock)
+    return _with(tiny, engine, clock), engine
+
+
+def _with(folder: Path, infer: Callable[[Batch], NDArray[np.float32]], clock: Callable[[], float]) -> PairScorer:
+    scorer = PairScorer(
+        open_checkpoint(folder),
+        Engine("test", "fp32", 1, "a test", infer),
+        max_length=128,
+        batch_tokens=512,
+        tolerance=0.0,
+        clock=clock,
+    )
+    for width in (16, 32, 64, 128) * 6:
+        scorer.cost.update(1, width, _seconds(1, width))
+    return scorer
+
+
+def _scored(statuses: Sequence[Status]) -> list[int]:
+    return [i for i, status in enumerate(statuses) if status is Status.SCORED]
+
+
+@pytest.mark.parametrize("milliseconds", [5, 20, 50, 100, 300])
+def test_no_batch_starts_that_cannot_end_in_time(timed: tuple[PairScorer, _TimedEngine], milliseconds: int) -> None:
+    scorer, engine = timed
+    deadline = Deadline.after_ms(milliseconds, engine.clock)
+    scores = scorer.score("sort", TEXTS * 3, deadline=deadline)
+    assert deadline.at is not None
+    assert all(end <= deadline.at for _, _, end in engine.ran)
+    # and none is held back that could: less than a tenth of the time, or than the shortest text takes, is left
+    assert deadline.at - engine.clock.now <= max(0.1 * milliseconds / 1000, 1.5 * _seconds(1, 24))
+    scored = _scored(scores.statuses)
+    assert sorted(i for rows, _, _ in engine.ran for i in rows) == scored
+    assert set(scores.statuses) <= {Status.SCORED, Status.DEADLINE}
+
+
+@pytest.mark.parametrize("milliseconds", [20, 50, 100, 300])
+def test_the_first_documents_are_scored_first(timed: tuple[PairScorer, _TimedEngine], milliseconds: int) -> None:
+    scorer, engine = timed
+    alike = scorer.score("sort", ["list file date"] * 500, deadline=Deadline.after_ms(milliseconds, engine.clock))
+    scored = _scored(alike.statuses)
+    assert scored == list(range(len(scored)))
+    assert 0 < len(scored) < 500
+    mixed = scorer.score("sort", TEXTS * 3, deadline=Deadline.after_ms(milliseconds, engine.clock))
+    scored = _scored(mixed.statuses)
+    assert len(scored) >= 0.8 * (max(scored) + 1)  # gaps in the last window only
+
+
+@pytest.mark.parametrize("slow_from", [1, 2, 3])
+def test_a_machine_twice_as_slow_in_the_middle_of_a_request_does_not_break_the_deadline(
+    timed: tuple[PairScorer, _TimedEngine], slow_from: int
+) -> None:
+    scorer, engine = timed
+    engine.slowness = lambda number: 2.0 if number >= slow_from else 1.0
+    deadline = Deadline.after_ms(200, engine.clock)
+    scores = scorer.score("sort", TEXTS * 3, deadline=deadline)
+    assert deadline.at is not None
+    assert len(engine.ran) > slow_from
+    assert engine.clock.now <= deadline.at
+    assert len(_scored(scores.statuses)) > 10
+
+
+def test_a_machine_that_was_slow_is_tried_again(timed: tuple[PairScorer, _TimedEngine]) -> None:
+    scorer, engine = timed
+    for width in (16, 32, 64, 128) * 30:
+        scorer.cost.update(1, width, 40 * _seconds(1, width))
+    counts = [
+        scorer.score("sort", TEXTS, deadline=Deadline.after_ms(60, engine.clock)).trace.pairs_scored for _ in range(200)
+    ]
+    assert counts[0] == 0
+    assert counts[-1] > 10
+
+
+def test_no_document_is_passed_over_for_a_shorter_one_behind_it(timed: tuple[PairScorer, _TimedEngine]) -> None:
+    scorer, engine = timed
+    texts = ["list", "list " * 120, "list", "file", "date"]
+    milliseconds = 1000 * _seconds(1, 64)  # not enough for the long one
+    scores = scorer.score("sort", texts, deadline=Deadline.after_ms(milliseconds, engine.clock))
+    assert _scored(scores.statuses) == [0]
+
+
+class _SlowTokenizer:
+    """The tokenizer itself, with a price for each text on a clock."""
+
+    def __init__(self, real: Any, clock: ManualClock, seconds: float) -> None:
+        self._real, self._clock, self._seconds = real, clock, seconds
+        self.texts = 0
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        return self._real.encode(*args, **kwargs)
+
+    def encode_batch(self, texts: list[str], **kwargs: Any) -> Any:
+        self.texts += len(texts)
+        self._clock.advance(self._seconds * len(texts))
+        return self._real.encode_batch(texts, **kwargs)
+
+
+def test_a_deadline_shorter_than_tokenizing_everything_holds(timed: tuple[PairScorer, _TimedEngine]) -> None:
+    scorer, engine = timed
+    tokenizer = _SlowTokenizer(scorer.checkpoint.tokenizer, engine.clock, 1e-4)
+    scorer.checkpoint = replace(scorer.checkpoint, tokenizer=tokenizer)  # type: ignore[arg-type]
+    deadline = Deadline.after_ms(50, engine.clock)
+    scores = scorer.score("sort", ["list file"] * 1000, deadline=deadline)
+    assert deadline.at is not None
+    assert engine.clock.now <= deadline.at
+    assert 0 < len(_scored(scores.statuses)) <= tokenizer.texts < 100
+    assert scores.trace.skipped == {"deadline": 1000 - len(_scored(scores.statuses))}
+
+
+def test_without_a_deadline_batches_and_scores_are_those_of_one_plan_over_all(scorer: PairScorer) -> None:
+    texts = [*TEXTS, "", None, "list"]
+    rows = [row for row in prepare(scorer.checkpoint, "sort a list", texts, 128).rows if row is not None]
+    expected = np.full(len(rows), np.nan, dtype=np.float32)
+    for batch in plan([len(row.ids) for row in rows], scorer.batch_tokens):
+        arrays = stack(batch, [rows[k] for k in batch], scorer.checkpoint.special[2], 128)
+        expected[list(batch)] = scorer.engine.infer(arrays)
+    for deadline in (NEVER, Deadline(math.inf)):
+        scores = scorer.score("sort a list", texts, deadline=deadline)
+        assert [value for value in scores.values if value is not None] == expected.tolist()  # bit for bit
+        assert scores.statuses[-3:] == (Status.EMPTY, Status.NOT_TEXT, Status.SCORED)
+
+
+def test_the_trace_has_the_expected_and_the_real_seconds(timed: tuple[PairScorer, _TimedEngine]) -> None:
+    scorer, engine = timed
+    cost = scorer.score("sort", TEXTS).trace.detail["cost"]
+    assert cost["measured_s"] == pytest.approx(engine.clock.now, rel=1e-3)
+    assert cost["expected_s"] == pytest.approx(engine.clock.now, rel=0.1)
+    assert cost["b"] == pytest.approx(1e-4, rel=0.1)
+    assert cost["unfinished"] == 0
+    json.dumps(cost)
+
+
+def test_a_batch_that_hangs_is_not_waited_for(tiny: Path) -> None:
+    go_on = threading.Event()
+
+    def infer(batch: Batch) -> NDArray[np.float32]:
+        go_on.wait(10)
+        return np.zeros(len(batch.rows), dtype=np.float32)
+
+    scorer = _with(tiny, infer, time.perf_counter)
+    began = time.perf_counter()
+    scores = scorer.score("sort", TEXTS, deadline=Deadline.after_ms(60))
+    took = time.perf_counter() - began
+    go_on.set()
+    scorer.close()
+    assert 0.05 < took < 2.0
+    assert set(scores.statuses) == {Status.DEADLINE}
+    assert scores.trace.detail["cost"]["unfinished"] > 0
+
+
+def test_a_deadline_holds_while_another_caller_keeps_the_workers_busy(tiny: Path) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def infer(batch: Batch) -> NDArray[np.float32]:
+        busy.set()
+        go_on.wait(10)
+        return np.zeros(len(batch.rows), dtype=np.float32)
+
+    scorer = _with(tiny, infer, time.perf_counter)
+    found: list[int] = []
+    other = threading.Thread(target=lambda: found.append(scorer.score("sort", TEXTS).trace.pairs_scored))
+    other.start()
+    assert busy.wait(10)
+    began = time.perf_counter()
+    scores = scorer.score("sort", TEXTS, deadline=Deadline.after_ms(60))
+    took = time.perf_counter() - began
+    go_on.set()
+    other.join()
+    scorer.close()
+    assert took < 2.0
+    assert set(scores.statuses) == {Status.DEADLINE}
+    assert found == [len(TEXTS)]  # the other one lost nothing
 
 
 def test_concurrent_callers_get_the_scores_of_serial_ones(scorer: PairScorer) -> None:

@@ -6,6 +6,7 @@ Knows: rankings, and a PairScorer to ask. Refuses to know: tokens, engines, batc
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from secondpass.cascade import reorder
 from secondpass.errors import InputError, ModelError
 from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
+from secondpass.scoring.cache import Cached, Store, open_store
 from secondpass.scoring.checkpoint import open_checkpoint
-from secondpass.scoring.pair_scorer import open_scorer
-from secondpass.types import NEVER, Deadline, Ranking, Scores, Status
+from secondpass.scoring.pair_scorer import PairScorer, open_scorer
+from secondpass.scoring.windows import Pooling, Windowed
+from secondpass.types import NEVER, Deadline, Ranking, Scorer, Scores, Status
 
 __all__ = ["CrossEncoder"]
 
@@ -39,6 +42,12 @@ class CrossEncoder:
         template: what of a document is scored, see `rerankers.fields`.
         batch_tokens: padded tokens a batch at most.
         cache_dir: where built graphs are kept; None: the user's cache folder.
+        cache: where scores are kept: bytes of memory, "redis://…" (extra `redis`), or a `scoring.cache.Store`;
+            None: nowhere.
+        windows: score long documents by at most so many windows, picked by the query's words, see
+            `scoring.windows`; None: by their beginning, as much as fits into `max_length`.
+        overlap: what neighbouring windows share, as a share of their tokens.
+        pooling: a document's score from its windows': "max", "mean", or "first" (the beginning alone).
 
     Raises ModelError with the reason where the checkpoint must not be used, GoldenError where its
     scores come out wrong on this machine.
@@ -56,11 +65,18 @@ class CrossEncoder:
         template: str = DEFAULT_TEMPLATE,
         batch_tokens: int = 512,
         cache_dir: str | Path | None = None,
+        cache: int | str | Store | None = None,
+        windows: int | None = None,
+        overlap: float = 0.25,
+        pooling: Pooling = "max",
     ) -> None:
         if device != "cpu":
             raise ModelError(f"device {device!r} is not supported; so far models run on 'cpu'")
+        if windows is None and pooling == "mean":
+            raise InputError("pooling='mean' is of windows; say how many with windows=, or leave pooling out")
         self._render = renderer(template)
-        cache = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
+        store = None if cache is None else open_store(cache)  # before the model: a mistake is told at once
+        folder = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
         self.scorer = open_scorer(
             open_checkpoint(model),
             engine=engine,
@@ -68,8 +84,12 @@ class CrossEncoder:
             threads=threads,
             max_length=max_length,
             batch_tokens=batch_tokens,
-            cache=cache,
+            cache=folder,
         )
+        self._asked: Scorer = self.scorer if store is None else Cached(self.scorer, store, _identity(self.scorer))
+        if windows is not None:
+            tokenizer, length = self.scorer.checkpoint.tokenizer, self.scorer.max_length
+            self._asked = Windowed(self._asked, tokenizer, length, windows=windows, overlap=overlap, pooling=pooling)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.name!r})"
@@ -86,12 +106,12 @@ class CrossEncoder:
 
     def score(self, query: str, texts: Sequence[str], *, deadline: Deadline = NEVER) -> Scores:
         """Logits for plain texts: the Scorer protocol."""
-        return self.scorer.score(query, texts, deadline=deadline)
+        return self._asked.score(query, texts, deadline=deadline)
 
     def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
         """The ranking in the order of this model's logits; what was not scored keeps its order behind."""
         texts = [self._render(hit.document) for hit in ranking.hits]
-        scores = self.scorer.score(ranking.query, texts, deadline=deadline)
+        scores = self._asked.score(ranking.query, texts, deadline=deadline)  # type: ignore[arg-type]
         hits = reorder(ranking, scores)
         return Ranking(ranking.query, hits, (*ranking.trace, scores.trace), ranking.query_id)
 
@@ -128,7 +148,7 @@ class CrossEncoder:
             by_query.setdefault(pair[0], []).append(i)
         left: dict[Status, int] = {}
         for query, rows in by_query.items():
-            scores = self.scorer.score(query, [pairs[i][1] for i in rows])
+            scores = self._asked.score(query, [pairs[i][1] for i in rows])
             for i, value, status in zip(rows, scores.values, scores.statuses, strict=True):
                 if value is None:
                     left[status] = left.get(status, 0) + 1
@@ -173,3 +193,12 @@ class CrossEncoder:
             for row in results:
                 row["text"] = documents[row["corpus_id"]]
         return results
+
+
+def _identity(scorer: PairScorer) -> bytes:
+    """All that a logit depends on beside the query and the text: what tells one score cache's entries apart."""
+    from secondpass.scoring import graph  # not above: it brings onnx, which opening a scorer has loaded by now
+
+    detail = scorer.detail
+    parts = [graph.VERSION, *(detail[name] for name in ("digest", "engine", "precision", "max_length"))]
+    return json.dumps(parts).encode()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from secondpass.scoring.prepare import Row
 
-__all__ = ["Batch", "plan", "stack"]
+__all__ = ["Batch", "padded_width", "plan", "stack"]
 
 _STEP = 8  # widths are rounded up to this: fewer distinct shapes, each of which an engine has to set up once
 
@@ -34,32 +34,26 @@ class Batch:
         return int(self.ids.size)
 
 
-def _width(length: int) -> int:
+def padded_width(length: int) -> int:
+    """The width that a row of this many tokens is padded to, at least."""
     return -(-length // _STEP) * _STEP
 
 
-def plan(lengths: Sequence[int], budget: int, window: int | None = None) -> Iterator[tuple[int, ...]]:
-    """Positions in batches of at most `budget` padded tokens (one row may exceed it alone).
-
-    Rows are sorted by length, longest first, within windows of `window` consecutive rows (None:
-    one window). Windows keep their order, so an early stop has scored the first candidates.
-    """
-    size = len(lengths) if window is None else window
-    for begin in range(0, len(lengths), max(size, 1)):
-        order = sorted(range(begin, min(begin + size, len(lengths))), key=lambda i: (-lengths[i], i))
-        batch: list[int] = []
-        for i in order:
-            if batch and (len(batch) + 1) * _width(lengths[batch[0]]) > budget:
-                yield tuple(batch)
-                batch = []
-            batch.append(i)
-        if batch:
+def plan(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, ...]]:
+    """Positions in batches of at most `budget` padded tokens (one row may exceed it alone), longest rows first."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * padded_width(lengths[batch[0]]) > budget:
             yield tuple(batch)
+            batch = []
+        batch.append(i)
+    if batch:
+        yield tuple(batch)
 
 
 def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int) -> Batch:
     """The arrays of one batch; `rows[k]` belongs to `positions[k]`, `limit` is the engine's longest width."""
-    width = min(_width(max(len(row.ids) for row in rows)), limit)
+    width = min(padded_width(max(len(row.ids) for row in rows)), limit)
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     types = np.zeros((len(rows), width), dtype=np.int64)

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,37 +21,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import GoldenError, ModelError
-from secondpass.scoring.batching import Batch, plan, stack
+from secondpass.scoring.batching import Batch, stack
 from secondpass.scoring.checkpoint import Checkpoint, Golden
+from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.engines import Engine, open_engine
-from secondpass.scoring.prepare import Row, prepare, query_limit
+from secondpass.scoring.prepare import prepare, query_limit
 from secondpass.scoring.probes import PROBES
+from secondpass.scoring.schedule import Schedule
 from secondpass.types import NEVER, Deadline, Scores, StageTrace, Status
 
 __all__ = ["PairScorer", "open_scorer"]
 
 _FP32_TOLERANCE = 1e-3  # between two fp32 engines on one checkpoint; weights in fp16 are upcast before
 _BF16_SHARE = 0.05  # for a checkpoint without stated tolerances: of the largest golden logit, at least of 1
-_WINDOW = 32  # candidates sorted by length together when a deadline may stop the work
+# Seconds from the last batch to the ranking in the caller's hands: a fixed part, and one for each document
+_AFTER, _AFTER_EACH = 1e-3, 5e-6
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What is left of a request: batches of positions, and the rows they name."""
+class _Done:
+    """A batch that has run: its logits, the seconds that were expected and those it took."""
 
-    batches: Iterable[tuple[int, ...]]
-    rows: Sequence[Row]
+    batch: Batch
+    logits: NDArray[np.float32]
+    expected: float
+    seconds: float
 
 
 class PairScorer:
     """A compiled checkpoint. `score` may be called from several threads.
 
     `max_length` counts tokens of the whole pair; `tolerance` is the largest deviation from fp32
-    that the checkpoint allows this precision.
+    that the checkpoint allows this precision. `cost` is the model of a batch's seconds, learned from every
+    batch that runs, the golden ones at load first; `clock` is what they are timed by.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, engine: Engine, *, max_length: int, batch_tokens: int, tolerance: float
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        *,
+        max_length: int,
+        batch_tokens: int,
+        tolerance: float,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.checkpoint = checkpoint
         self.engine = engine
@@ -60,7 +73,8 @@ class PairScorer:
         self.tolerance = tolerance
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._seconds_per_token = 0.0  # learned while running; a guess of 0 lets the first batch start
+        self.cost = CostModel()
+        self._clock = clock
 
     @property
     def detail(self) -> dict[str, Any]:
@@ -80,31 +94,43 @@ class PairScorer:
         """Logits of (query, text) for every text, in the order given, as far as the deadline allows.
 
         With a deadline the texts are taken in their order, so that what was scored when time is up
-        are the first ones; a batch is started only if by the pace so far it can end in time.
+        are the first ones; a batch is started only if by the cost model it can end in time. One that does not
+        all the same is not waited for (on the real clock): its texts count as unscored.
         """
         began = time.perf_counter()
-        prepared = prepare(self.checkpoint, query, texts, self.max_length)
-        positions = [i for i, row in enumerate(prepared.rows) if row is not None]
-        rows = [row for row in prepared.rows if row is not None]
-        statuses = list(prepared.statuses)
+        schedule = Schedule(
+            texts,
+            lambda some: prepare(self.checkpoint, query, some, self.max_length),
+            self.cost,
+            deadline,
+            budget=self.batch_tokens,
+            workers=self.engine.workers,
+            reserve=_AFTER + _AFTER_EACH * len(texts),
+        )
         values: list[float | None] = [None] * len(texts)
         spans: list[tuple[int, int] | None] = [None] * len(texts)
-        window = None if deadline.at is None else _WINDOW
-        work = _Work(plan([len(row.ids) for row in rows], self.batch_tokens, window), rows)
+        finished: dict[int, Status] = {}
         tokens = padded = truncated = cut = 0
-        for i in positions:
-            statuses[i] = Status.DEADLINE
-        for batch, logits in self._run(work, deadline):
-            padded += batch.padded_tokens
-            for k, logit in zip(batch.rows, logits.tolist(), strict=True):
-                i, row = positions[k], rows[k]
+        expected = measured = 0.0
+        for done in self._run(schedule, deadline):
+            padded += done.batch.padded_tokens
+            expected += done.expected
+            measured += done.seconds
+            for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
+                row = schedule.rows[i]
                 tokens += len(row.ids)
                 truncated += row.cut_tokens > 0
                 cut += row.cut_tokens
-                statuses[i] = Status.SCORED if math.isfinite(logit) else Status.BAD_SCORE
-                if statuses[i] is Status.SCORED:
+                finished[i] = Status.SCORED if math.isfinite(logit) else Status.BAD_SCORE
+                if math.isfinite(logit):
                     values[i], spans[i] = logit, row.span
+        statuses = [
+            finished.get(i, Status.DEADLINE if status is Status.SCORED else status)
+            for i, status in enumerate(schedule.statuses)
+        ]
         skipped = Counter(str(status) for status in statuses if status is not Status.SCORED)
+        unfinished = schedule.statuses.count(Status.SCORED) - len(finished)
+        costs = {"expected_s": expected, "measured_s": measured, "unfinished": unfinished, **self.cost.coefficients}
         trace = StageTrace(
             name=self.checkpoint.name,
             seconds=time.perf_counter() - began,
@@ -115,40 +141,52 @@ class PairScorer:
             cut_tokens=cut,
             skipped=dict(skipped),
             skipped_because=_because(skipped, query_limit(self.max_length)),
-            detail=self.detail,
+            detail={**self.detail, "cost": {name: float(f"{value:.4g}") for name, value in costs.items()}},
         )
         return Scores(tuple(values), tuple(statuses), tuple(spans), trace)
 
-    def _stack(self, work: _Work, positions: tuple[int, ...]) -> Batch:
-        pad = self.checkpoint.special[2]
-        return stack(positions, [work.rows[k] for k in positions], pad, self.max_length)
-
-    def _timed(self, batch: Batch) -> NDArray[np.float32]:
-        began = time.perf_counter()
+    def _timed(self, batch: Batch) -> _Done:
+        rows, width = batch.ids.shape
+        expected = self.cost.batch(rows, width)
+        began = self._clock()
         logits = self.engine.infer(batch)
-        pace = (time.perf_counter() - began) / batch.padded_tokens
-        old = self._seconds_per_token
-        self._seconds_per_token = pace if old == 0.0 else 0.8 * old + 0.2 * pace
-        return logits
+        seconds = self._clock() - began
+        self.cost.update(rows, width, seconds)
+        return _Done(batch, logits, expected, seconds)
 
-    def _fits(self, batch: Batch, deadline: Deadline) -> bool:
-        return deadline.at is None or deadline.remaining() > self._seconds_per_token * batch.padded_tokens
+    def _turn(self, schedule: Schedule) -> _Done | None:
+        """One batch, chosen when a worker is free for it; None where nothing is left that can end in time."""
+        positions = schedule.next()
+        if not positions:
+            return None
+        rows = [schedule.rows[i] for i in positions]
+        return self._timed(stack(positions, rows, self.checkpoint.special[2], self.max_length))
 
-    def _run(self, work: _Work, deadline: Deadline) -> Iterable[tuple[Batch, NDArray[np.float32]]]:
-        """Batches with their logits as they finish; at most `workers` at a time, none started too late."""
-        running: dict[Future[NDArray[np.float32]], Batch] = {}
+    def _run(self, schedule: Schedule, deadline: Deadline) -> Iterator[_Done]:
+        """Batches as they finish. The deadline also bounds the wait for workers that other callers keep busy."""
+        # a wait happens in real time, so it can be bounded only where the deadline is on the real clock
+        bounded = deadline.at is not None and deadline.clock is time.perf_counter
+        if bounded and schedule.remaining() <= 0:
+            return
         pool = self._workers()
-        for positions in work.batches:
-            batch = self._stack(work, positions)
-            if len(running) >= self.engine.workers:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.result()
-            if not self._fits(batch, deadline):
-                break
-            running[pool.submit(self._timed, batch)] = batch
-        for future, batch in list(running.items()):
-            yield batch, future.result()
+        turns: set[Future[_Done | None]] = set()
+        try:
+            # one turn more than workers, so that none waits for this thread to hand it the next
+            turns |= {pool.submit(self._turn, schedule) for _ in range(self.engine.workers + 1)}
+            while turns:
+                timeout = min(max(schedule.remaining(), 0.0), threading.TIMEOUT_MAX) if bounded else None
+                ended, turns = wait(turns, timeout, return_when=FIRST_COMPLETED)
+                if not ended:
+                    break
+                for turn in ended:
+                    done = turn.result()
+                    if done is not None:
+                        turns.add(pool.submit(self._turn, schedule))
+                        yield done
+        finally:
+            schedule.stop()
+            for turn in turns:
+                turn.cancel()
 
     def _workers(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -174,12 +212,13 @@ class PairScorer:
                 raise GoldenError(f"{self.checkpoint.name}: the golden pair {pair.query!r} cannot be scored")
             rows.append(row)
         expected = np.array([pair.logit for pair in golden], dtype=np.float32)
-        work = _Work([(k,) for k in range(len(rows))], rows)
-        singles = [self._stack(work, positions) for positions in work.batches]
+        pad = self.checkpoint.special[2]
+        singles = [stack((k,), [row], pad, self.max_length) for k, row in enumerate(rows)]
         pool = self._workers()
-        rounds = [[self._timed(batch) for batch in singles]]
+        # alone the engine sets up each shape for the first time, which says nothing of a batch's time later
+        rounds = [[self.engine.infer(batch) for batch in singles]]
         futures = [[pool.submit(self._timed, batch) for batch in singles] for _ in range(self.engine.workers)]
-        rounds += [[future.result() for future in row] for row in futures]
+        rounds += [[future.result().logits for future in row] for row in futures]
         worst = max(float(np.max(np.abs(np.concatenate(logits) - expected))) for logits in rounds)
         if not worst <= self.tolerance:  # so that NaN fails too
             raise GoldenError(
