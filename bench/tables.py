@@ -129,6 +129,25 @@ def agreement(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def deadlines(result: dict[str, Any]) -> str:
+    """How late answers came, and what a deadline costs in quality."""
+    rows = [
+        "| workload | deadline, ms | requests | missed | latest answer, ms late | scored of 100, then under load |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        scored = f"{row['scored_median']:.0f}, then {row['scored_median_loaded']:.0f}"
+        rows.append(
+            f"| {row['workload']} | {row['deadline_ms']} | {row['requests']} | {row['misses']} "
+            f"| {row['late_ms_max']:+.1f} | {scored} |"
+        )
+    curve = ", ".join(
+        f"{'no deadline' if row['deadline_ms'] is None else str(row['deadline_ms']) + ' ms'} {row['ndcg@10']:.3f}"
+        for row in result["quality"]
+    )
+    return "\n".join([*rows, "", f"nDCG@10 on dev queries: {curve}. {_where(result)}; `bench/deadline.py`."])
+
+
 def static_dev(lineage: dict[str, Any]) -> str:
     """Dev queries of the static model, before and after fitting."""
     rows = [
@@ -165,6 +184,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "quality_clean": (quality_clean, RESULTS / "quality.json"),
     "senses": (senses, RESULTS / "quality.json"),
     "retrievers": (retrievers, RESULTS / "retrievers.json"),
+    "deadlines": (deadlines, RESULTS / "deadline.json"),
     "agreement": (agreement, RESULTS / "agreement.json"),
     "dev": (dev, MODELS / "mini" / "lineage.json"),
     "static_dev": (static_dev, MODELS / "static" / "lineage.json"),
