@@ -208,7 +208,9 @@ def build_retriever(
     if table.options:
         raise ConfigError(f"{config.file}: retriever.options is for other retrievers; {table.name} has its own keys")
     if table.index:
-        index = _open_index(table.index)
+        from secondpass.retrievers.index import Index
+
+        index = Index.open(table.index)
     elif documents is not None:
         index = build_index(config, documents, PARTS_OF[table.name], on_progress=on_progress)
     else:
@@ -243,12 +245,6 @@ def _part(table: RetrieverTable, name: str) -> Part:
     from secondpass.retrievers.dense import Vectors
 
     return Vectors(open_encoder(table.encoder))
-
-
-def _open_index(folder: str) -> Index:
-    from secondpass.retrievers.index import Index
-
-    return Index.open(folder)
 
 
 def build_stages(config: Config) -> tuple[Stage, ...]:

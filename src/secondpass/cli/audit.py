@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secondpass.cli.measured import measure
+from secondpass.cli.measured import Measured, measure
 from secondpass.cli.options import ConfigOption, DepthOption, JsonOption, ModelOption, RetrieverOption, configured
 from secondpass.cli.terminal import bar, print_json, results, say
 from secondpass.config import Config, build_cascade, open_collection
@@ -117,14 +118,21 @@ def audit_collection(settings: Config, collection: Collection, options: dict[str
     pool = settings.retriever.candidates or settings.depth
     with bar("reranking", len(collection.queries)) as update:
         measured = measure(cascade, collection.queries, pool, update)
+    return verdict_on(measured, collection, pool, _names(settings), options)
+
+
+def verdict_on(
+    measured: Measured, collection: Collection, depth: int, names: tuple[str, str], options: Mapping[str, Any]
+) -> Verdict:
+    """The verdict on what was measured on a collection, with the collection's own notes."""
     verdict = compare(
         measured.baseline,
         measured.reranked,
         collection.qrels,
-        depth=pool,
+        depth=depth,
         seconds_baseline=measured.seconds_baseline,
         seconds_reranked=measured.seconds_reranked,
-        names=_names(settings),
+        names=names,
         documents=collection.documents,
         queries=collection.queries,
         **options,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from secondpass.cli.audit import show
+from secondpass.cli.audit import show, verdict_on
 from secondpass.cli.measured import measure_each
 from secondpass.cli.options import ModelOption
 from secondpass.cli.terminal import bar, results, say
 from secondpass.config import Config, build_index
 from secondpass.demo.questions import demo_collection
-from secondpass.evaluation.audit import audit
 from secondpass.evaluation.collections import write_beir
 from secondpass.evaluation.report import comparison
 from secondpass.types import Retriever
@@ -61,18 +59,7 @@ def command(
     with bar("testing", len(stages)) as update:
         verdicts = []
         for name, one in measured.items():
-            verdict = audit(
-                one.baseline,
-                one.reranked,
-                collection.qrels,
-                depth=depth,
-                seconds_baseline=one.seconds_baseline,
-                seconds_reranked=one.seconds_reranked,
-                names=(name, model or "secondpass-mini"),
-                documents=collection.documents,
-                queries=collection.queries,
-            )
-            verdicts.append(replace(verdict, notes=(*verdict.notes, *collection.notes)))
+            verdicts.append(verdict_on(one, collection, depth, (name, model or "secondpass-mini"), {}))
             update(len(verdicts))
     best = max(verdicts, key=lambda verdict: max(verdict.first, verdict.reranked))
     results.print()
