@@ -15,7 +15,7 @@ from secondpass.config import Config, build_cascade, build_retriever, build_stag
 from secondpass.errors import CollectionError, ConfigError, SecondpassError
 from secondpass.retrievers.dense import Dense
 from secondpass.retrievers.hybrid import Hybrid
-from secondpass.scoring.engines import ENGINES, PRECISIONS
+from secondpass.scoring.engines import ENGINES, PROFILES
 from secondpass.types import Document
 from secondpass.weights import SHIPPED
 
@@ -44,7 +44,7 @@ def read(folder: Path, text: str) -> Config:
         ("[[stages]]\ndepth = '3'", r"stages\[0\].depth: expected `int`, got `str`"),
         ("[[stages]]\ndepth = 0", r"stages\[0\].depth: expected `int` >= 1"),
         ("[[stages]]\nbudget_ms = -1", r"stages\[0\].budget_ms: expected .* >= 0"),
-        ("[[stages]]\nprecision = 'int9'", r"stages\[0\].precision: invalid enum value 'int9'"),
+        ("[[stages]]\nprofile = 'int9'", r"stages\[0\].profile: invalid enum value 'int9'"),
         ("[[stages]]\ncache = 64", r"stages\[0\].cache: expected `int` >= 65536"),
         ("[[stages]]\ncache = 'localhost'", r"stages\[0\].cache: expected `str` matching regex"),
         ("[stages]\ndepth = 3", "stages: expected `array`"),
@@ -108,7 +108,7 @@ def test_a_whole_pipeline(tmp_path: Path, tiny: Path) -> None:
         model = "{tiny}"
         depth = 2
         budget_ms = 60000
-        precision = "fp32"
+        profile = "exact"
         engine = "onnxruntime"
         threads = 1
         max_length = 64
@@ -208,7 +208,7 @@ def test_the_collection_is_read_or_its_absence_said(tmp_path: Path) -> None:
 
 def test_the_choices_are_those_of_the_engines() -> None:
     hints = typing.get_type_hints(settings.StageTable)
-    for name, known in (("precision", PRECISIONS), ("engine", ENGINES)):
+    for name, known in (("profile", PROFILES), ("engine", ENGINES)):
         (literal, none) = typing.get_args(hints[name])
         assert none is type(None)
         assert typing.get_args(literal) == known

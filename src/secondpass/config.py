@@ -85,7 +85,7 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: Count = 100
     budget_ms: NotNegative | None = None
     model: Text | None = None
-    precision: Literal["auto", "bf16", "fp32"] | None = None
+    profile: Literal["default", "exact", "fast"] | None = None
     engine: Literal["auto", "openvino", "onnxruntime"] | None = None
     threads: Count | None = None
     max_length: Count | None = None
@@ -255,7 +255,7 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     stages = []
     for position, table in enumerate(config.stages):
         key = f"stages[{position}]"
-        own = ("model", "precision", "engine", "threads", "max_length", "template", "cache", "windows", "pooling")
+        own = ("model", "profile", "engine", "threads", "max_length", "template", "cache", "windows", "pooling")
         chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
         if twice := chosen.keys() & table.options.keys():
             raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")

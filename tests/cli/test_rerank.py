@@ -34,7 +34,7 @@ def request_line(number: int, *, query_id: str | None = None) -> str:
 def steady(folder: Path, model: Path) -> Path:
     """Settings under which the same request gets the same bytes."""
     path = folder / "steady.toml"
-    path.write_text(f'[[stages]]\nmodel = "{model}"\nprecision = "fp32"\nengine = "onnxruntime"\nthreads = 1\n')
+    path.write_text(f'[[stages]]\nmodel = "{model}"\nprofile = "exact"\nengine = "onnxruntime"\nthreads = 1\n')
     return path
 
 

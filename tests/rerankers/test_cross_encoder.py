@@ -15,10 +15,10 @@ from secondpass.types import Deadline, Document, Status, as_ranking
 TEXTS = ["sort a list in place", "a snake on the river bank", "file date", "the python language"]
 
 
-@pytest.fixture(scope="module", params=[("onnxruntime", "fp32"), ("auto", "auto")], ids="-".join)
+@pytest.fixture(scope="module", params=[("onnxruntime", "exact"), ("auto", "default")], ids="-".join)
 def encoder(request: pytest.FixtureRequest, tiny: Path, cache: Path) -> CrossEncoder:
-    engine, precision = request.param
-    return CrossEncoder(tiny, engine=engine, precision=precision, cache_dir=cache)
+    engine, profile = request.param
+    return CrossEncoder(tiny, engine=engine, profile=profile, cache_dir=cache)
 
 
 def test_it_keeps_the_promises_of_every_reranker(encoder: CrossEncoder) -> None:

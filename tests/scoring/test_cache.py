@@ -243,7 +243,7 @@ def test_other_models_settings_and_texts_never_share(tmp_path: Path, tiny: Path,
         {"model": other, "engine": "onnxruntime"},
         {"model": tiny, "engine": "onnxruntime", "max_length": 64},
         {"model": tiny, "engine": "onnxruntime", "template": "{text}"},
-        {"model": tiny, "engine": "openvino", "precision": "fp32"},
+        {"model": tiny, "engine": "openvino", "profile": "exact"},
     ]
     for options in made:
         encoder = CrossEncoder(**options, cache_dir=cache, cache=store)

@@ -22,7 +22,7 @@ PAIRS = [
     ("python the snake", "a snake of the river bank " * 4),
     ("q", "document " * 300),
 ]
-FP32 = [("onnxruntime", "fp32"), ("openvino", "fp32")]
+FP32 = [("onnxruntime", "exact"), ("openvino", "exact")]
 
 
 def reference(checkpoint: Checkpoint, row: Row) -> float:
@@ -68,12 +68,12 @@ def checkpoint(tiny: Path) -> Checkpoint:
     return open_checkpoint(tiny)
 
 
-@pytest.mark.parametrize(("engine", "precision"), FP32)
-def test_fp32_agrees_with_the_plain_forward(checkpoint: Checkpoint, cache: Path, engine: str, precision: str) -> None:
+@pytest.mark.parametrize(("engine", "profile"), FP32)
+def test_fp32_agrees_with_the_plain_forward(checkpoint: Checkpoint, cache: Path, engine: str, profile: str) -> None:
     rows = rows_of(checkpoint)
     expected = np.array([reference(checkpoint, row) for row in rows])
     assert np.ptp(expected) > 0.1  # a reference that cannot tell pairs apart would prove nothing
-    opened = open_engine(checkpoint, engine=engine, precision=precision, threads=1, cache=cache)
+    opened = open_engine(checkpoint, engine=engine, profile=profile, threads=1, cache=cache)
     together = opened.infer(stack(range(len(rows)), rows, 0, checkpoint.max_length))
     alone = np.concatenate([opened.infer(stack((0,), [row], 0, checkpoint.max_length)) for row in rows])
     np.testing.assert_allclose(together, expected, atol=1e-4)
@@ -81,7 +81,7 @@ def test_fp32_agrees_with_the_plain_forward(checkpoint: Checkpoint, cache: Path,
 
 
 def test_bf16_stays_near_and_is_what_auto_takes_where_the_cpu_has_it(checkpoint: Checkpoint, cache: Path) -> None:
-    opened = open_engine(checkpoint, engine="auto", precision="auto", threads=1, cache=cache)
+    opened = open_engine(checkpoint, engine="auto", profile="default", threads=1, cache=cache)
     rows = rows_of(checkpoint)
     expected = np.array([reference(checkpoint, row) for row in rows])
     logits = opened.infer(stack(range(len(rows)), rows, 0, checkpoint.max_length))
@@ -100,8 +100,8 @@ def test_relu_and_fp16_weights(tmp_path: Path, cache: Path) -> None:
     save_file(half, folder / "model.safetensors")
     checkpoint = open_checkpoint(folder)
     row = rows_of(checkpoint)[0]
-    for engine, precision in FP32:
-        opened = open_engine(checkpoint, engine=engine, precision=precision, threads=1, cache=cache)
+    for engine, profile in FP32:
+        opened = open_engine(checkpoint, engine=engine, profile=profile, threads=1, cache=cache)
         (logit,) = opened.infer(stack((0,), [row], 0, 128))
         assert np.isfinite(logit)
         assert abs(logit - reference(checkpoint, row)) > 1e-4  # relu is not gelu
@@ -114,7 +114,7 @@ def test_transformers_agrees(tiny: Path, checkpoint: Checkpoint, cache: Path) ->
 
     model = BertForSequenceClassification.from_pretrained(str(tiny)).eval()
     tokenizer = BertTokenizerFast.from_pretrained(str(tiny))
-    opened = open_engine(checkpoint, engine="onnxruntime", precision="fp32", threads=1, cache=cache)
+    opened = open_engine(checkpoint, engine="onnxruntime", profile="exact", threads=1, cache=cache)
     with torch.no_grad():
         for (query, text), row in zip(PAIRS, rows_of(checkpoint), strict=True):
             features = tokenizer(query, text, truncation="only_second", max_length=128, return_tensors="pt")
@@ -125,7 +125,7 @@ def test_transformers_agrees(tiny: Path, checkpoint: Checkpoint, cache: Path) ->
 
 def test_the_graph_is_kept_and_a_place_that_cannot_be_written_is_told(checkpoint: Checkpoint, tmp_path: Path) -> None:
     def open_with(cache: Path | None) -> str:
-        return open_engine(checkpoint, engine="onnxruntime", precision="fp32", threads=1, cache=cache).why
+        return open_engine(checkpoint, engine="onnxruntime", profile="exact", threads=1, cache=cache).why
 
     assert "built and cached" in open_with(tmp_path)
     assert "from the cache" in open_with(tmp_path)
@@ -140,11 +140,11 @@ def test_the_graph_is_kept_and_a_place_that_cannot_be_written_is_told(checkpoint
     ("choice", "reason"),
     [
         ({"engine": "cuda"}, "engine 'cuda'"),
-        ({"precision": "int8"}, "precision 'int8'"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, "bf16"),
+        ({"profile": "int9"}, "profile 'int9'"),
+        ({"profile": "fast"}, "int8"),
         ({"threads": 0}, "threads"),
     ],
 )
 def test_what_cannot_be_had_is_refused(checkpoint: Checkpoint, choice: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        open_engine(checkpoint, **{"engine": "auto", "precision": "auto", "threads": None, "cache": None, **choice})
+        open_engine(checkpoint, **{"engine": "auto", "profile": "default", "threads": None, "cache": None, **choice})

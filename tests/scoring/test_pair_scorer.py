@@ -318,11 +318,11 @@ def test_a_model_that_breaks_its_golden_pairs_is_refused(tmp_path: Path, cache: 
         (folder / "golden.json").write_text(json.dumps(golden))
 
     write(logit)
-    open_scorer(open_checkpoint(folder), engine=engine, precision="fp32", cache=cache)
+    open_scorer(open_checkpoint(folder), engine=engine, profile="exact", cache=cache)
     for wrong in (logit + 0.01, float("nan")):
         write(wrong)
         with pytest.raises(GoldenError, match="deviate"):
-            open_scorer(open_checkpoint(folder), engine=engine, precision="fp32", cache=cache)
+            open_scorer(open_checkpoint(folder), engine=engine, profile="exact", cache=cache)
 
 
 def test_a_score_that_is_no_number_gets_a_status(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_shorter_length_is_still_checked_against_what_fits(tmp_path: Path, cac
     folder = tiny_checkpoint(tmp_path / "m")
     long = {"query": "sort a list", "document": "list " * 60, "logit": 123.0}  # wrong, and too long to count here
     (folder / "golden.json").write_text(json.dumps({"pairs": [long], "tolerance": {"fp32": 1e-3}}))
-    scorer = open_scorer(open_checkpoint(folder), precision="fp32", max_length=length, cache=cache)
+    scorer = open_scorer(open_checkpoint(folder), profile="exact", max_length=length, cache=cache)
     assert scorer.score("sort", ["list " * 60]).trace.cut_tokens == 60 - (length - 4)
     with pytest.raises(GoldenError):
-        open_scorer(open_checkpoint(folder), precision="fp32", cache=cache)
+        open_scorer(open_checkpoint(folder), profile="exact", cache=cache)

@@ -15,11 +15,11 @@ from secondpass.weights import SHIPPED
 FOLDER = SHIPPED["secondpass-mini"]
 
 
-@pytest.mark.parametrize(("engine", "precision"), [("onnxruntime", "fp32"), ("openvino", "fp32"), ("auto", "auto")])
-def test_golden_scores_come_out_on_every_engine(cache: Path, engine: str, precision: str) -> None:
+@pytest.mark.parametrize(("engine", "profile"), [("onnxruntime", "exact"), ("openvino", "exact"), ("auto", "default")])
+def test_golden_scores_come_out_on_every_engine(cache: Path, engine: str, profile: str) -> None:
     checkpoint = open_checkpoint("secondpass-mini")
     assert len(checkpoint.golden) >= 10
-    scorer = open_scorer(checkpoint, engine=engine, precision=precision, cache=cache)
+    scorer = open_scorer(checkpoint, engine=engine, profile=profile, cache=cache)
     assert scorer.tolerance == checkpoint.tolerance[scorer.engine.precision]
     assert scorer.check_golden(checkpoint.golden) <= scorer.tolerance
     if scorer.engine.precision == "fp32":

@@ -29,7 +29,7 @@ WORDS = ["file", "date", "string", "document", "river", "bank", "snake", "python
 @pytest.fixture(scope="module")
 def scorer(tiny: Path, cache: Path) -> PairScorer:
     return open_scorer(
-        open_checkpoint(tiny), engine="onnxruntime", precision="fp32", threads=1, max_length=LENGTH, cache=cache
+        open_checkpoint(tiny), engine="onnxruntime", profile="exact", threads=1, max_length=LENGTH, cache=cache
     )
 
 
@@ -314,7 +314,7 @@ def test_what_cannot_be_meant_is_said(tokenizer: Tokenizer, options: dict[str, o
 @pytest.mark.parametrize("pooling", ["max", "mean"])
 def test_a_windowed_cross_encoder_keeps_the_promises(tiny: Path, cache: Path, pooling: Pooling) -> None:
     encoder = CrossEncoder(
-        tiny, engine="onnxruntime", precision="fp32", threads=1, cache_dir=cache, windows=2, pooling=pooling
+        tiny, engine="onnxruntime", profile="exact", threads=1, cache_dir=cache, windows=2, pooling=pooling
     )
     check_reranker(lambda: encoder)
     check_pointwise(lambda: encoder)

@@ -77,7 +77,7 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     assert json.loads((out / "lineage.json").read_text())["digest"] == open_checkpoint(out).digest
     assert lineage["licence"] == open_checkpoint(out).licence == "not stated"  # nobody said what it may be used for
     assert "license:" not in (out / "README.md").read_text(encoding="utf-8")
-    model = CrossEncoder(out, precision="fp32", cache_dir=tmp_path / "cache")
+    model = CrossEncoder(out, profile="exact", cache_dir=tmp_path / "cache")
     assert model.scorer.max_length == 64
     assert model.scorer.checkpoint.golden
     held_out = word_groups(40, seed=9).groups

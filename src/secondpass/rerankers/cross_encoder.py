@@ -34,7 +34,7 @@ class CrossEncoder:
     Args:
         model: a shipped name, a folder, or a Hugging Face hub name.
         device: "cpu", the only one so far.
-        precision: "auto" (bf16 where the CPU has it), "bf16", or "fp32".
+        profile: "default" (bf16 where the CPU has it, else fp32), "exact" (fp32), or "fast" (int8).
         engine: "auto", "openvino", or "onnxruntime" (the portable fallback).
         threads: cores to use; None: all that this process may run on.
         max_length: tokens of the whole pair; None: what the checkpoint says. The query may take three
@@ -58,7 +58,7 @@ class CrossEncoder:
         model: str | Path = "secondpass-mini",
         *,
         device: str = "cpu",
-        precision: str = "auto",
+        profile: str = "default",
         engine: str = "auto",
         threads: int | None = None,
         max_length: int | None = None,
@@ -80,7 +80,7 @@ class CrossEncoder:
         self.scorer = open_scorer(
             open_checkpoint(model),
             engine=engine,
-            precision=precision,
+            profile=profile,
             threads=threads,
             max_length=max_length,
             batch_tokens=batch_tokens,

@@ -4,8 +4,9 @@ Knows: ONNX Runtime and OpenVINO, precisions, threads, and where a built graph i
 to know: texts and rankings. `infer` may be called from as many threads as `workers`; each
 worker computes on one core, which was measured faster than one batch on all cores.
 
-    auto   bf16 on OpenVINO where the CPU has bf16, else fp32 there, else fp32 on ONNX Runtime
-    fp32   the reference
+    default  bf16 on OpenVINO where the CPU has bf16, else fp32 there, else fp32 on ONNX Runtime
+    exact    fp32, the reference
+    fast     int8 with the scales that the model folder brings, on OpenVINO or on ONNX Runtime
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from secondpass.errors import ModelError
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.checkpoint import Checkpoint
 
-__all__ = ["ENGINES", "PRECISIONS", "Engine", "cores", "open_engine"]
+__all__ = ["ENGINES", "PROFILES", "Engine", "cores", "open_engine"]
 
-PRECISIONS = ("auto", "bf16", "fp32")
+PROFILES = ("default", "exact", "fast")
 ENGINES = ("auto", "openvino", "onnxruntime")
 
 
@@ -145,13 +146,15 @@ def _openvino_abilities() -> tuple[bool, str]:
 
 
 def open_engine(
-    checkpoint: Checkpoint, *, engine: str, precision: str, threads: int | None, cache: Path | None
+    checkpoint: Checkpoint, *, engine: str, profile: str, threads: int | None, cache: Path | None
 ) -> Engine:
-    """Choose and compile. Raises ModelError where the engine or precision asked for cannot be had."""
+    """Choose and compile. Raises ModelError where the engine or profile asked for cannot be had."""
     if engine not in ENGINES:
         raise ModelError(f"engine {engine!r} is not known; choose one of {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
+    if profile not in PROFILES:
+        raise ModelError(f"profile {profile!r} is not known; choose one of {', '.join(PROFILES)}")
+    if profile == "fast":
+        raise ModelError(f"{checkpoint.name} has no int8 scales")
     if threads is not None and threads < 1:
         raise ModelError(f"threads is {threads}; give 1 or more, or None for one per core")
     workers = min(threads or cores(), 64)
@@ -159,17 +162,13 @@ def open_engine(
     if engine == "openvino" and not usable:
         raise ModelError(f"engine 'openvino' cannot be used: {abilities}; pip install openvino, or engine='auto'")
     has_bf16 = usable and "BF16" in abilities.split()
-    if precision == "bf16" and not has_bf16:
-        raise ModelError(
-            f"precision 'bf16' cannot be used: {'the CPU has no bf16' if usable else abilities}; use 'fp32' or 'auto'"
-        )
-    chosen = ("bf16" if has_bf16 else "fp32") if precision == "auto" else precision
-    if precision != "auto":
-        why = f"precision {precision} was asked for"
+    precision = "bf16" if profile == "default" and has_bf16 else "fp32"
+    if profile == "exact":
+        why = "profile exact was asked for"
     elif has_bf16:
         why = "the CPU has bf16"
     else:
         why = "the CPU has no bf16" if usable else f"fp32 is what the portable engine has ({abilities})"
     graph, kept = _graph(checkpoint, cache)
-    infer = _openvino(graph, chosen, workers) if usable else _onnxruntime(graph, workers)
-    return Engine("openvino" if usable else "onnxruntime", chosen, workers, f"{why}; graph {kept}", infer)
+    infer = _openvino(graph, precision, workers) if usable else _onnxruntime(graph, workers)
+    return Engine("openvino" if usable else "onnxruntime", precision, workers, f"{why}; graph {kept}", infer)

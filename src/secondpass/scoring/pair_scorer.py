@@ -224,7 +224,7 @@ class PairScorer:
             raise GoldenError(
                 f"{self.checkpoint.name} on {self.engine.name} in {self.engine.precision}: golden pairs deviate "
                 f"by {worst:.4g}, allowed are {self.tolerance:.4g}; "
-                "try precision='fp32' or engine='onnxruntime', and please report it"
+                "try profile='exact' or engine='onnxruntime', and please report it"
             )
         return worst
 
@@ -243,7 +243,7 @@ def _because(skipped: Counter[str], limit: int) -> str:
 
 def _reference(checkpoint: Checkpoint, cache: Path | None, max_length: int) -> list[Golden]:
     """Probe pairs with logits from the portable engine in fp32."""
-    engine = open_engine(checkpoint, engine="onnxruntime", precision="fp32", threads=1, cache=cache)
+    engine = open_engine(checkpoint, engine="onnxruntime", profile="exact", threads=1, cache=cache)
     scorer = PairScorer(checkpoint, engine, max_length=max_length, batch_tokens=1, tolerance=0.0)
     try:
         out = []
@@ -265,7 +265,7 @@ def open_scorer(
     checkpoint: Checkpoint,
     *,
     engine: str = "auto",
-    precision: str = "auto",
+    profile: str = "default",
     threads: int | None = None,
     max_length: int | None = None,
     batch_tokens: int = 512,
@@ -283,7 +283,7 @@ def open_scorer(
     if batch_tokens < 1:
         raise ModelError(f"batch_tokens is {batch_tokens}; give at least 1")
     length = max_length or checkpoint.max_length
-    chosen = open_engine(checkpoint, engine=engine, precision=precision, threads=threads, cache=cache)
+    chosen = open_engine(checkpoint, engine=engine, profile=profile, threads=threads, cache=cache)
     # golden scores belong to the full length; a shorter setting cuts long pairs and changes them on purpose
     golden = [pair for pair in checkpoint.golden if _fits(checkpoint, pair.query, pair.document, length)]
     golden = golden or _reference(checkpoint, cache, length)

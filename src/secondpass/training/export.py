@@ -58,9 +58,9 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     written: dict[str, Any] = {"licence": recipe.licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
     _write_json(out / "golden.json", written)
 
-    fp32 = _scorer(out, "fp32")
+    fp32 = _scorer(out, "exact")
     worst = fp32.check_golden(fp32.checkpoint.golden)
-    default = _scorer(out, "auto")  # what users will get on a machine like this one
+    default = _scorer(out, "default")  # what users will get on a machine like this one
     deviation = None
     if default.engine.precision != "fp32":
         deviation = _largest_deviation(fp32, default, prepared.dev)
@@ -109,7 +109,7 @@ def _weights(trained: Path, out: Path) -> None:
 def _configuration(recipe: Recipe, trained: Path, out: Path) -> None:
     config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
-    # weights lie on disk in fp16 and are meant to be computed on in fp32 unless a precision is asked for
+    # weights lie on disk in fp16 and are meant to be computed on in fp32 unless a profile takes less
     config |= {"dtype": "float32", "torch_dtype": "float32"}
     config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
@@ -124,10 +124,10 @@ def _configuration(recipe: Recipe, trained: Path, out: Path) -> None:
         shutil.copyfile(trained / "vocab.txt", out / "vocab.txt")
 
 
-def _scorer(folder: Path, precision: str) -> PairScorer:
+def _scorer(folder: Path, profile: str) -> PairScorer:
     checkpoint = open_checkpoint(folder)
-    engine = open_engine(checkpoint, engine="auto", precision=precision, threads=None, cache=None)
-    tolerance = checkpoint.tolerance.get(precision, math.inf)
+    engine = open_engine(checkpoint, engine="auto", profile=profile, threads=None, cache=None)
+    tolerance = checkpoint.tolerance.get(engine.precision, math.inf)
     return PairScorer(checkpoint, engine, max_length=checkpoint.max_length, batch_tokens=512, tolerance=tolerance)
 
 
