@@ -43,8 +43,15 @@ def machine() -> dict[str, Any]:
         "bf16": "avx512_bf16" in flags,
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
+        "versions": {name: version for name in names if (version := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # a bench that does not use it may run without it
 
 
 def commit() -> str:

@@ -66,7 +66,7 @@ class Remembering:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             fresh = self._scorer.score(query, new)
-            rows = prepare(self._scorer.checkpoint, query, new, self._scorer.max_length).rows
+            rows = prepare(self._scorer.checkpoint, query, new, self._scorer.tokens).rows
             for text, value, span, row in zip(new, fresh.values, fresh.spans, rows, strict=True):
                 if value is None or span is None or row is None:
                     raise ValueError(f"no score for {text[:80]!r}")
@@ -147,9 +147,7 @@ def main() -> None:
     first = BM25.build([Document(str(i), passage) for i, passage in enumerate(passages)])
     asked = pairs.dev[: options.most]
     remembering = Remembering(scorer)
-    scorers = {
-        name: Windowed(remembering, tokenizer, scorer.max_length, **setting) for name, setting in SETTINGS.items()
-    }
+    scorers = {name: Windowed(remembering, scorer.tokens, **setting) for name, setting in SETTINGS.items()}
     path = options.work / f"{scorer.checkpoint.digest[:12]}-{scorer.engine.precision}.jsonl"
     known: dict[str, dict[str, Any]] = {}
     if path.exists():

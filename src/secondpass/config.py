@@ -85,8 +85,9 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: Count = 100
     budget_ms: NotNegative | None = None
     model: Text | None = None
+    device: Text | None = None
     profile: Literal["default", "exact", "fast"] | None = None
-    engine: Literal["auto", "openvino", "onnxruntime"] | None = None
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] | None = None
     threads: Count | None = None
     max_length: Count | None = None
     template: Text | None = None
@@ -255,7 +256,8 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     stages = []
     for position, table in enumerate(config.stages):
         key = f"stages[{position}]"
-        own = ("model", "profile", "engine", "threads", "max_length", "template", "cache", "windows", "pooling")
+        first = ("model", "device", "profile", "engine", "threads", "max_length")
+        own = (*first, "template", "cache", "windows", "pooling")
         chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
         if twice := chosen.keys() & table.options.keys():
             raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from secondpass.errors import ModelError
 
-__all__ = ["SHIPPED", "folder_digest", "locate", "shipped_name"]
+__all__ = ["SHIPPED", "file_digest", "folder_digest", "locate", "shipped_name"]
 
 _MODELS = Path(__file__).resolve().parent / "models"
 SHIPPED = {"secondpass-mini": _MODELS / "mini", "secondpass-static": _MODELS / "static"}
@@ -57,7 +57,12 @@ def folder_digest(folder: Path) -> str:
     for name in ("config.json", "tokenizer.json", "vocab.txt", "model.safetensors"):
         path = folder / name
         if path.is_file():
-            with path.open("rb") as file:
-                total.update(name.encode())
-                total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+            total.update(name.encode())
+            total.update(bytes.fromhex(file_digest(path)))
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """blake2b-128 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -15,7 +15,7 @@ import secondpass
 from cli.conftest import Run
 from secondpass.cli import app
 
-COMMANDS = ("demo", "index", "search", "rerank", "audit", "train", "models")
+COMMANDS = ("demo", "index", "search", "rerank", "audit", "bench", "train", "models")
 
 
 def group() -> click.Group:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondpass.errors import InputError, ModelError
+from secondpass.errors import InputError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.rerankers.fields import renderer
 from secondpass.testing import check_pointwise, check_reranker
@@ -97,11 +97,6 @@ def test_sentence_transformers_itself_agrees(encoder: CrossEncoder, tiny: Path) 
     )
     assert [set(row) for row in ours] == [set(row) for row in other]
     assert [row["score"] for row in ours] == pytest.approx([row["score"] for row in other], abs=tolerance)
-
-
-def test_only_the_cpu_so_far(tiny: Path) -> None:
-    with pytest.raises(ModelError, match="'cuda'"):
-        CrossEncoder(tiny, device="cuda")
 
 
 @pytest.mark.parametrize(

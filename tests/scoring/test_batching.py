@@ -29,7 +29,8 @@ def test_batch_mates_are_neighbours_in_length(lengths: list[int], budget: int) -
 
 
 def test_arrays_hold_ids_mask_and_types() -> None:
-    rows = [Row((2, 7, 3, 8, 9, 3), 3, 0, (0, 4)), Row((2, 7, 3, 8, 3), 3, 0, (0, 2))]
+    ids = [np.array(one, dtype=np.uint32) for one in ([2, 7, 3, 8, 9, 3], [2, 7, 3, 8, 3])]
+    rows = [Row(ids[0], 3, 0, (0, 4)), Row(ids[1], 3, 0, (0, 2))]
     batch = stack((4, 1), rows, pad=0, limit=128)
     assert batch.rows == (4, 1)
     assert batch.padded_tokens == 16

@@ -354,7 +354,7 @@ def run(calls: Sequence[Any]) -> list[Any]:
 def until_waiting(cached: Cached, count: int) -> None:
     """Until `count` threads wait for another's flight."""
     end = time.monotonic() + 10
-    while len(cached._changed._waiters) < count:  # type: ignore[attr-defined]
+    while len(cached._air().changed._waiters) < count:  # type: ignore[attr-defined]
         assert time.monotonic() < end, "nobody waits"
         time.sleep(0.002)
 
@@ -376,7 +376,7 @@ def test_concurrent_callers_compute_a_pair_once() -> None:
         assert scores.values == tuple(number("q", text) for text in "cab")
         assert counts(scores) == (0, 0, 3)
         assert (scores.trace.pairs_scored, scores.trace.tokens) == (3, 0)
-    assert cached._flights == {}
+    assert cached._air().flights == {}
 
 
 def test_overlapping_callers_neither_block_each_other_nor_compute_twice() -> None:
@@ -392,7 +392,7 @@ def test_overlapping_callers_neither_block_each_other_nor_compute_twice() -> Non
 
     run([lambda seed=seed: work(seed) for seed in range(8)])
     assert set(scorer.computed.values()) == {1}
-    assert cached._flights == {}
+    assert cached._air().flights == {}
 
 
 @pytest.mark.parametrize("failures", [1, 3])
@@ -410,7 +410,7 @@ def test_where_the_first_one_fails_the_others_compute(failures: int) -> None:
         if isinstance(outcome, Scores):
             assert outcome.values == (number("q", "a"), number("q", "b"))
     assert scorer.computed == {("q", "a"): 1, ("q", "b"): 1}
-    assert cached._flights == {}
+    assert cached._air().flights == {}
 
 
 def test_where_the_first_one_runs_out_of_time_the_others_compute() -> None:

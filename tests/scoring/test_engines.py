@@ -14,6 +14,7 @@ from secondpass.scoring.batching import stack
 from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint
 from secondpass.scoring.engines import open_engine
 from secondpass.scoring.prepare import Row, prepare
+from secondpass.scoring.tokens import Tokens
 from tiny import HEADS, LAYERS, tiny_checkpoint
 
 PAIRS = [
@@ -38,7 +39,7 @@ def reference(checkpoint: Checkpoint, row: Row) -> float:
 
     n = len(row.ids)
     types = [0] * row.query_tokens + [1] * (n - row.query_tokens)
-    x = w["embeddings.word_embeddings.weight"][list(row.ids)] + w["embeddings.position_embeddings.weight"][:n]
+    x = w["embeddings.word_embeddings.weight"][row.ids] + w["embeddings.position_embeddings.weight"][:n]
     x = norm(x + w["embeddings.token_type_embeddings.weight"][types], "embeddings.LayerNorm")
     for i in range(LAYERS):
         at = f"encoder.layer.{i}"
@@ -58,7 +59,8 @@ def reference(checkpoint: Checkpoint, row: Row) -> float:
 
 
 def rows_of(checkpoint: Checkpoint) -> list[Row]:
-    rows = [prepare(checkpoint, query, [text], checkpoint.max_length).rows[0] for query, text in PAIRS]
+    tokens = Tokens(checkpoint.tokenizer, checkpoint.max_length)
+    rows = [prepare(checkpoint, query, [text], tokens).rows[0] for query, text in PAIRS]
     assert all(row is not None for row in rows)
     return [row for row in rows if row is not None]
 
@@ -119,7 +121,7 @@ def test_transformers_agrees(tiny: Path, checkpoint: Checkpoint, cache: Path) ->
         for (query, text), row in zip(PAIRS, rows_of(checkpoint), strict=True):
             features = tokenizer(query, text, truncation="only_second", max_length=128, return_tensors="pt")
             expected = float(model(**features).logits[0, 0])
-            assert list(row.ids) == features["input_ids"][0].tolist()
+            assert row.ids.tolist() == features["input_ids"][0].tolist()
             assert opened.infer(stack((0,), [row], 0, 128))[0] == pytest.approx(expected, abs=1e-4)
 
 

@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.engines import Engine
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
 from secondpass.scoring.prepare import prepare
+from secondpass.scoring.tokens import Tokens
 from secondpass.testing import ManualClock
 from secondpass.types import NEVER, Deadline, Status
 from tiny import tiny_checkpoint
@@ -215,7 +215,7 @@ class _SlowTokenizer:
 def test_a_deadline_shorter_than_tokenizing_everything_holds(timed: tuple[PairScorer, _TimedEngine]) -> None:
     scorer, engine = timed
     tokenizer = _SlowTokenizer(scorer.checkpoint.tokenizer, engine.clock, 1e-4)
-    scorer.checkpoint = replace(scorer.checkpoint, tokenizer=tokenizer)  # type: ignore[arg-type]
+    scorer.tokens = Tokens(tokenizer, 128, keep_bytes=0)  # type: ignore[arg-type]
     deadline = Deadline.after_ms(50, engine.clock)
     scores = scorer.score("sort", ["list file"] * 1000, deadline=deadline)
     assert deadline.at is not None
@@ -226,7 +226,8 @@ def test_a_deadline_shorter_than_tokenizing_everything_holds(timed: tuple[PairSc
 
 def test_without_a_deadline_batches_and_scores_are_those_of_one_plan_over_all(scorer: PairScorer) -> None:
     texts = [*TEXTS, "", None, "list"]
-    rows = [row for row in prepare(scorer.checkpoint, "sort a list", texts, 128).rows if row is not None]
+    prepared = prepare(scorer.checkpoint, "sort a list", texts, Tokens(scorer.checkpoint.tokenizer, 128))
+    rows = [row for row in prepared.rows if row is not None]
     expected = np.full(len(rows), np.nan, dtype=np.float32)
     for batch in plan([len(row.ids) for row in rows], scorer.batch_tokens):
         arrays = stack(batch, [rows[k] for k in batch], scorer.checkpoint.special[2], 128)

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from secondpass import __version__
-from secondpass.cli import audit, demo, index, models, rerank, search, train
+from secondpass.cli import audit, bench, demo, index, models, rerank, search, train
 from secondpass.cli.terminal import say
 from secondpass.errors import SecondpassError
 
@@ -39,6 +39,7 @@ for name, module in {
     "search": search,
     "rerank": rerank,
     "audit": audit,
+    "bench": bench,
     "train": train,
     "models": models,
 }.items():

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import platformdirs
@@ -22,6 +22,7 @@ from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
 from secondpass.scoring.cache import Cached, Store, open_store
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
+from secondpass.scoring.tokens import KEEP_BYTES
 from secondpass.scoring.windows import Pooling, Windowed
 from secondpass.types import NEVER, Deadline, Ranking, Scorer, Scores, Status
 
@@ -29,18 +30,20 @@ __all__ = ["CrossEncoder"]
 
 
 class CrossEncoder:
-    """A cross-encoder on the CPU, without torch.
+    """A cross-encoder, on the CPU without torch, on a GPU with it.
 
     Args:
         model: a shipped name, a folder, or a Hugging Face hub name.
-        device: "cpu", the only one so far.
+        device: "cpu", or with the extra `torch` "cuda", "cuda:1", "mps".
         profile: "default" (bf16 where the CPU has it, else fp32), "exact" (fp32), or "fast" (int8).
-        engine: "auto", "openvino", or "onnxruntime" (the portable fallback).
+        engine: "auto", "openvino", or "onnxruntime" (the portable fallback), or "torch", which is
+            what runs on all devices but the CPU.
         threads: cores to use; None: all that this process may run on.
         max_length: tokens of the whole pair; None: what the checkpoint says. The query may take three
             quarters of it and is never cut.
         template: what of a document is scored, see `rerankers.fields`.
-        batch_tokens: padded tokens a batch at most.
+        batch_tokens: padded tokens a batch at most; None: what suits the engine.
+        keep_tokens: bytes of memory for the tokens of documents seen before, so that none is tokenized twice; 0: none.
         cache_dir: where built graphs are kept; None: the user's cache folder.
         cache: where scores are kept: bytes of memory, "redis://…" (extra `redis`), or a `scoring.cache.Store`;
             None: nowhere.
@@ -63,15 +66,14 @@ class CrossEncoder:
         threads: int | None = None,
         max_length: int | None = None,
         template: str = DEFAULT_TEMPLATE,
-        batch_tokens: int = 512,
+        batch_tokens: int | None = None,
+        keep_tokens: int = KEEP_BYTES,
         cache_dir: str | Path | None = None,
         cache: int | str | Store | None = None,
         windows: int | None = None,
         overlap: float = 0.25,
         pooling: Pooling = "max",
     ) -> None:
-        if device != "cpu":
-            raise ModelError(f"device {device!r} is not supported; so far models run on 'cpu'")
         if windows is None and pooling == "mean":
             raise InputError("pooling='mean' is of windows; say how many with windows=, or leave pooling out")
         self._render = renderer(template)
@@ -79,20 +81,28 @@ class CrossEncoder:
         folder = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
         self.scorer = open_scorer(
             open_checkpoint(model),
+            device=device,
             engine=engine,
             profile=profile,
             threads=threads,
             max_length=max_length,
             batch_tokens=batch_tokens,
+            keep_tokens=keep_tokens,
             cache=folder,
         )
         self._asked: Scorer = self.scorer if store is None else Cached(self.scorer, store, _identity(self.scorer))
         if windows is not None:
-            tokenizer, length = self.scorer.checkpoint.tokenizer, self.scorer.max_length
-            self._asked = Windowed(self._asked, tokenizer, length, windows=windows, overlap=overlap, pooling=pooling)
+            tokens = self.scorer.tokens
+            self._asked = Windowed(self._asked, tokens, windows=windows, overlap=overlap, pooling=pooling)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.name!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            f"{self!r} is a loaded model and cannot be pickled; give the other process the model's name or folder, "
+            "and open it there"
+        )
 
     @property
     def name(self) -> str:
@@ -197,8 +207,6 @@ class CrossEncoder:
 
 def _identity(scorer: PairScorer) -> bytes:
     """All that a logit depends on beside the query and the text: what tells one score cache's entries apart."""
-    from secondpass.scoring import graph  # not above: it brings onnx, which opening a scorer has loaded by now
-
-    detail = scorer.detail
-    parts = [graph.VERSION, *(detail[name] for name in ("digest", "engine", "precision", "max_length"))]
+    detail, engine = scorer.detail, scorer.engine
+    parts = [engine.variant, *(detail[name] for name in ("digest", "engine", "precision", "max_length"))]
     return json.dumps(parts).encode()

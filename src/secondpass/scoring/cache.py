@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from secondpass.errors import CacheUnreachableError, InputError
 from secondpass.extras import require
@@ -34,10 +34,23 @@ __all__ = ["Cached", "MemoryStore", "RedisStore", "Store", "open_store"]
 _Span = tuple[int, int] | None
 _Answer = tuple[float | None, Status, _Span]
 _Result = TypeVar("_Result")
+_Own = TypeVar("_Own")
 
 _KEY_BYTES = 20
 _LEAST_BYTES = 65_536  # some 200 scores; less is a mistake, most likely megabytes meant as bytes
 _VALUE, _VALUE_AND_SPAN = struct.Struct("<d"), struct.Struct("<dQQ")
+
+
+class _PerProcess(Generic[_Own]):
+    """One thing for each process: a lock that some thread held when a process was forked is never freed there."""
+
+    def __init__(self, make: Callable[[], _Own]) -> None:
+        self._make = make
+        self._by_process: dict[int, _Own] = {}
+
+    def __call__(self) -> _Own:
+        process = os.getpid()
+        return self._by_process.get(process) or self._by_process.setdefault(process, self._make())
 
 
 @runtime_checkable
@@ -66,7 +79,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self._held = 0  # bytes of keys and values
-        self._lock = threading.Lock()
+        self._lock = _PerProcess(threading.Lock)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -77,7 +90,7 @@ class MemoryStore:
     @property
     def used_bytes(self) -> int:
         """Bytes in use, never more than `max_bytes`."""
-        with self._lock:
+        with self._lock():
             return self._size()
 
     def _size(self) -> int:
@@ -86,7 +99,7 @@ class MemoryStore:
     def get(self, keys: Sequence[bytes], *, within: float = math.inf) -> list[bytes | None]:
         """The value of each key, None where there is none."""
         entries = self._entries
-        with self._lock:
+        with self._lock():
             found = [entries.get(key) for key in keys]
             for key, value in zip(keys, found, strict=True):
                 if value is not None:
@@ -95,7 +108,7 @@ class MemoryStore:
 
     def put(self, entries: Mapping[bytes, bytes], *, within: float = math.inf) -> None:
         """Keep these; what was used longest ago makes room."""
-        with self._lock:
+        with self._lock():
             for key, value in entries.items():
                 old = self._entries.pop(key, None)
                 if old is not None:
@@ -152,7 +165,7 @@ class RedisStore:
         self._failed: tuple[float, str] = (-math.inf, "")  # until when the server is left alone, and why
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
-        self._lock = threading.Lock()
+        self._lock = _PerProcess(threading.Lock)
 
     def get(self, keys: Sequence[bytes], *, within: float = math.inf) -> Sequence[bytes | None]:
         """The value of each key, None where there is none. Raises CacheUnreachableError."""
@@ -180,7 +193,7 @@ class RedisStore:
 
     def close(self) -> None:
         """Close connections and end threads."""
-        with self._lock:
+        with self._lock():
             if self._pool is not None:
                 self._pool.shutdown(wait=True)
                 self._pool = None
@@ -189,7 +202,7 @@ class RedisStore:
 
     def _begin(self, ask: Callable[[], _Result]) -> Future[_Result]:
         self._refuse_while_paused()
-        with self._lock:
+        with self._lock():
             if self._pool is None or self._process != os.getpid():  # threads do not survive a fork
                 self._pool = ThreadPoolExecutor(4, thread_name_prefix="secondpass-redis")
                 self._process = os.getpid()
@@ -244,6 +257,14 @@ class _Flight:
     over: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Air:
+    """The flights under way in one process; those of its parent did not survive the fork."""
+
+    flights: dict[bytes, _Flight] = field(default_factory=dict)
+    changed: threading.Condition = field(default_factory=lambda: threading.Condition(threading.Lock()))
+
+
 class Cached:
     """A scorer that asks `scorer` only for what `store` does not have.
 
@@ -267,8 +288,7 @@ class Cached:
         self.scorer = scorer
         self.store = store
         self._seed = blake2b(key, digest_size=32).digest()
-        self._flights: dict[bytes, _Flight] = {}
-        self._changed = threading.Condition(threading.Lock())
+        self._air = _PerProcess(_Air)
 
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER) -> Scores:
         """As the scorer answers, from the store where it can."""
@@ -367,11 +387,12 @@ class Cached:
     def _board(self, keys: Iterable[bytes]) -> tuple[_Flight, list[bytes], dict[bytes, _Flight]]:
         """A new flight, the keys that are its own, and those that others have under way."""
         flight, mine, theirs = _Flight(), [], {}
-        with self._changed:
+        air = self._air()
+        with air.changed:
             for key in keys:
-                other = self._flights.get(key)
+                other = air.flights.get(key)
                 if other is None:
-                    self._flights[key] = flight
+                    air.flights[key] = flight
                     mine.append(key)
                 else:
                     theirs[key] = other
@@ -379,23 +400,26 @@ class Cached:
 
     def _land(self, flight: _Flight, answers: Mapping[bytes, _Answer]) -> None:
         """Hand answers to those who wait; not that time was up, for that is true of this request only."""
-        with self._changed:
+        air = self._air()
+        with air.changed:
             flight.answers |= {key: row for key, row in answers.items() if row[1] is not Status.DEADLINE}
-            self._changed.notify_all()
+            air.changed.notify_all()
 
     def _leave(self, flight: _Flight, mine: Iterable[bytes]) -> None:
-        with self._changed:
+        air = self._air()
+        with air.changed:
             for key in mine:
-                del self._flights[key]
+                del air.flights[key]
             flight.over = True
-            self._changed.notify_all()
+            air.changed.notify_all()
 
     def _wait(self, theirs: Mapping[bytes, _Flight], deadline: Deadline) -> dict[bytes, _Answer]:
         """The answers of others, as far as they come before the deadline."""
-        with self._changed:
+        air = self._air()
+        with air.changed:
             for key, flight in theirs.items():
                 while key not in flight.answers and not flight.over and (seconds := deadline.remaining()) > 0:
-                    self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
+                    air.changed.wait(min(seconds, threading.TIMEOUT_MAX))
             return {key: flight.answers[key] for key, flight in theirs.items() if key in flight.answers}
 
 

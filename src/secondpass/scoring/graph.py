@@ -1,9 +1,10 @@
-"""The BERT classifier as one ONNX graph, built straight from the weights.
+"""The BERT classifier as ONNX graphs, built straight from the weights.
 
 Knows: the operators and their order. Refuses to know: files, engines, tokens. Every engine
-reads the same graph, so they can be compared. Two things an exporter would not do: the last
-layer computes query, output and feed-forward for the [CLS] row only (exact, and it saves
-most of that layer), and LayerNormalization stays apart from its Add (the fused form is slow on CPUs).
+reads the same graph, so they can be compared. What an exporter would not do: the last layer computes query, output
+and feed-forward for the [CLS] row only (exact, and it saves most of that layer); LayerNormalization stays apart from
+its Add (the fused form is slow on CPUs); the layers can be cut into blocks, run one after the other; and with
+scales (see `int8`) the linear layers compute on 8-bit integers, with the same result whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from secondpass.scoring.checkpoint import Encoder
 
-__all__ = ["VERSION", "bert_classifier"]
+__all__ = ["VERSION", "bert_block", "bert_classifier"]
 
-VERSION = 1  # part of the cache key: raise it with every change of the graph
+VERSION = 2  # part of the cache key: raise it with every change of the graph
 _MASKED = -10_000.0  # large enough to vanish in a softmax, small enough for bf16
+
+Tensors = Mapping[str, NDArray[Any]]
 
 
 class _Builder:
@@ -32,34 +33,120 @@ class _Builder:
         self.constants: dict[str, Any] = {}
 
     def constant(self, value: NDArray[Any], name: str) -> str:
+        from onnx import numpy_helper
+
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
+
+    def number(self, value: float) -> str:
+        return self.constant(np.array(value, dtype=np.float32), f"f_{value}")
 
     def ints(self, *values: int) -> str:
         return self.constant(np.array(values, dtype=np.int64), "i_" + "_".join(map(str, values)))
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
+    def name(self, what: str, name: str) -> None:
+        from onnx import helper
 
-def bert_classifier(encoder: Encoder, weights: Mapping[str, NDArray[np.float32]]) -> Any:
+        self.nodes.append(helper.make_node("Identity", [what], [name], name=name))
+
+
+class _Linears:
+    """x · W + b, in fp32, or on integers where `scales` has the range of x; `where` says which x it is."""
+
+    def __init__(self, g: _Builder, weights: Tensors, scales: Tensors, probes: list[str] | None) -> None:
+        self._g, self._weights, self._scales, self._probes = g, weights, scales, probes
+        self._quantized: dict[tuple[str, str], str] = {}
+
+    def __call__(self, x: str, name: str, where: str = "", *, scale: float = 1.0, after: str = "") -> str:
+        """`scale` multiplies the output; `after` names the place where it is read next and is smoothed for that."""
+        matrix: NDArray[Any] = self._weights[f"{name}.weight"].T * np.float32(scale)
+        bias: NDArray[Any] = self._weights[f"{name}.bias"] * np.float32(scale)
+        if (smooth := self._scales.get(f"{after}.smooth")) is not None:
+            matrix, bias = matrix / smooth, bias / smooth
+        return self.of(x, name, where, matrix, bias)
+
+    def of(self, x: str, name: str, where: str, matrix: NDArray[Any], bias: NDArray[Any] | None) -> str:
+        g = self._g
+        if self._probes is not None and where and where not in self._probes:
+            self._probes.append(where)
+            g.name(x, where)
+        if f"{where}.range" in self._scales:
+            y = g.add("MatMul", self._activations(x, where), self._integers(name, where, matrix))
+        else:
+            y = g.add("MatMul", x, g.constant(matrix, f"{name}.weight"))
+        return y if bias is None else g.add("Add", y, g.constant(bias, f"{name}.bias"))
+
+    def _activations(self, x: str, where: str) -> str:
+        """x as 8-bit integers: zero falls on one, because softmax and gelu make much of it."""
+        g = self._g
+        if (x, where) not in self._quantized:
+            low, high = (float(value) for value in self._scales[f"{where}.range"])
+            step = (high - low) / 255
+            scale = g.constant(np.array(step, np.float32), f"{where}.step")
+            zero = g.constant(np.array(min(max(round(-low / step), 0), 255), np.uint8), f"{where}.zero")
+            smooth = self._scales.get(f"{where}.smooth")
+            y = x
+            if smooth is not None and not where.endswith("attention.output"):  # there the values were divided already
+                y = g.add("Mul", x, g.constant((1 / smooth).astype(np.float32), f"{where}.smooth"))
+            y = g.add("QuantizeLinear", y, scale, zero)
+            self._quantized[x, where] = g.add("DequantizeLinear", y, scale, zero)
+        return self._quantized[x, where]
+
+    def _integers(self, name: str, where: str, matrix: NDArray[Any]) -> str:
+        """The matrix in int8, one scale a column."""
+        g = self._g
+        if (smooth := self._scales.get(f"{where}.smooth")) is not None:
+            matrix = matrix * smooth[:, None]
+        steps = np.maximum(np.abs(matrix).max(axis=0) / 127, 1e-8).astype(np.float32)
+        integers = np.clip(np.round(matrix / steps), -127, 127).astype(np.int8)
+        zeros = g.constant(np.zeros(len(steps), np.int8), f"{name}.zeros")
+        scale = g.constant(steps, f"{name}.steps")
+        return g.add("DequantizeLinear", g.constant(integers, f"{name}.integers"), scale, zeros, axis=1)
+
+
+def bert_classifier(
+    encoder: Encoder, weights: Tensors, scales: Tensors | None = None, *, probes: list[str] | None = None
+) -> Any:
     """An onnx.ModelProto with inputs ids, mask, types (int64 [batch, tokens]) and output logits (float32 [batch]).
 
-    `weights` holds fp32 tensors under Hugging Face's names without the `bert.` prefix.
+    `weights` holds fp32 tensors under Hugging Face's names without the `bert.` prefix, `scales` what
+    `int8.calibrate` gives. With a list of `probes`, what goes into the linear layers becomes outputs whose names are
+    appended to it.
     """
+    return bert_block(encoder, weights, 0, encoder.layers, scales, probes=probes)
+
+
+def bert_block(
+    encoder: Encoder,
+    weights: Tensors,
+    first: int,
+    last: int,
+    scales: Tensors | None = None,
+    *,
+    probes: list[str] | None = None,
+) -> Any:
+    """The layers from `first` up to, not including, `last`; blocks that follow one another are the classifier.
+
+    The first block takes ids, mask and types, later ones hidden (float32 [batch, tokens, hidden]) and mask;
+    the last gives logits, those before it hidden.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
     g = _Builder()
+    linear = _Linears(g, weights, scales or {}, probes)
     heads, width = encoder.heads, encoder.hidden // encoder.heads
 
     def weight(name: str) -> str:
         return g.constant(weights[name], name)
-
-    def linear(x: str, name: str, scale: float = 1.0) -> str:
-        matrix = g.constant(weights[f"{name}.weight"].T * np.float32(scale), f"{name}.weight")
-        bias = g.constant(weights[f"{name}.bias"] * np.float32(scale), f"{name}.bias")
-        return g.add("Add", g.add("MatMul", x, matrix), bias)
 
     def normalised(x: str, name: str) -> str:
         return g.add("LayerNormalization", x, weight(f"{name}.weight"), weight(f"{name}.bias"), epsilon=encoder.epsilon)
@@ -68,56 +155,69 @@ def bert_classifier(encoder: Encoder, weights: Mapping[str, NDArray[np.float32]]
         if encoder.activation == "relu":
             return g.add("Relu", x)
         # x · ½ · (1 + erf(x / √2)), written so that both engines recognise it and fuse it
-        half, one = g.constant(np.array(0.5, np.float32), "half"), g.constant(np.array(1.0, np.float32), "one")
-        root = g.constant(np.array(np.sqrt(2.0), np.float32), "sqrt2")
-        erf = g.add("Erf", g.add("Div", x, root))
-        return g.add("Mul", g.add("Mul", x, g.add("Add", erf, one)), half)
+        erf = g.add("Erf", g.add("Div", x, g.constant(np.array(np.sqrt(2.0), np.float32), "sqrt2")))
+        return g.add("Mul", g.add("Mul", x, g.add("Add", erf, g.number(1.0))), g.number(0.5))
 
     def split(x: str) -> str:  # [batch, tokens, hidden] -> [batch, heads, tokens, width]
         return g.add("Transpose", g.add("Reshape", x, g.ints(0, -1, heads, width)), perm=[0, 2, 1, 3])
 
-    length = g.add("Slice", g.add("Shape", "ids"), g.ints(1), g.ints(2), g.ints(0))
-    positions = g.add("Slice", weight("embeddings.position_embeddings.weight"), g.ints(0), length, g.ints(0))
-    words = g.add("Gather", weight("embeddings.word_embeddings.weight"), "ids")
-    kinds = g.add("Gather", weight("embeddings.token_type_embeddings.weight"), "types")
-    x = normalised(g.add("Add", g.add("Add", words, kinds), positions), "embeddings.LayerNorm")
+    def embedded() -> str:
+        length = g.add("Slice", g.add("Shape", "ids"), g.ints(1), g.ints(2), g.ints(0))
+        positions = g.add("Slice", weight("embeddings.position_embeddings.weight"), g.ints(0), length, g.ints(0))
+        words = g.add("Gather", weight("embeddings.word_embeddings.weight"), "ids")
+        kinds = g.add("Gather", weight("embeddings.token_type_embeddings.weight"), "types")
+        return normalised(g.add("Add", g.add("Add", words, kinds), positions), "embeddings.LayerNorm")
 
-    # mask 1 -> 0, mask 0 -> _MASKED, shaped [batch, 1, 1, tokens]
-    real = g.add("Unsqueeze", g.add("Cast", "mask", to=TensorProto.FLOAT), g.ints(1, 2))
-    bias = g.add(
-        "Mul",
-        g.add("Sub", g.constant(np.array(1.0, np.float32), "one"), real),
-        g.constant(np.array(_MASKED, np.float32), "masked"),
-    )
-
-    for i in range(encoder.layers):
-        at = f"encoder.layer.{i}"
-        # what comes out of the last layer is needed for [CLS] alone
-        rows = g.add("Slice", x, g.ints(0), g.ints(1), g.ints(1)) if i == encoder.layers - 1 else x
-        query = split(linear(rows, f"{at}.attention.self.query", scale=1.0 / float(np.sqrt(width))))
-        key = split(linear(x, f"{at}.attention.self.key"))
-        value = split(linear(x, f"{at}.attention.self.value"))
+    def attended(x: str, rows: str, at: str) -> str:
+        key = split(linear(x, f"{at}.self.key", f"{at}.self"))
+        query = split(linear(rows, f"{at}.self.query", f"{at}.self", scale=1.0 / float(np.sqrt(width))))
+        value = split(linear(x, f"{at}.self.value", f"{at}.self", after=f"{at}.output"))
         scores = g.add("Add", g.add("MatMul", query, g.add("Transpose", key, perm=[0, 1, 3, 2])), bias)
         mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), value)
         joined = g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.ints(0, -1, encoder.hidden))
-        rows = normalised(
-            g.add("Add", linear(joined, f"{at}.attention.output.dense"), rows), f"{at}.attention.output.LayerNorm"
-        )
-        inner = activated(linear(rows, f"{at}.intermediate.dense"))
-        x = normalised(g.add("Add", linear(inner, f"{at}.output.dense"), rows), f"{at}.output.LayerNorm")
+        added = g.add("Add", linear(joined, f"{at}.output.dense", f"{at}.output"), rows)
+        return normalised(added, f"{at}.output.LayerNorm")
 
-    pooled = g.add("Tanh", linear(g.add("Reshape", x, g.ints(-1, encoder.hidden)), "pooler.dense"))
-    logits = g.add("Reshape", linear(pooled, "classifier"), g.ints(-1))
-    g.nodes.append(helper.make_node("Identity", [logits], ["logits"], name="logits"))
+    def fed_forward(rows: str, at: str) -> str:
+        inward, outward = (f"{at}.{name}.dense" for name in ("intermediate", "output"))
+        up, down = weights[f"{inward}.weight"].T, weights[f"{outward}.weight"].T
+        rest, residual = weights[f"{inward}.bias"], rows
+        if len(units := (scales or {}).get(f"{at}.units", ())):
+            # units far outside the others' range compute in fp32 beside the integers, and are zero among them
+            few = linear.of(rows, f"{inward}.units", "", up[:, units], rest[units])
+            residual = g.add("Add", rows, linear.of(activated(few), f"{outward}.units", "", down[units], None))
+            up, down, rest = up.copy(), down.copy(), rest.copy()
+            up[:, units], down[units], rest[units] = 0, 0, 0
+        inner = activated(linear.of(rows, inward, f"{at}.intermediate", up, rest))
+        out = linear.of(inner, outward, f"{at}.output", down, weights[f"{outward}.bias"])
+        return normalised(g.add("Add", out, residual), f"{at}.output.LayerNorm")
 
-    shape = ["batch", "tokens"]
-    graph = helper.make_graph(
-        g.nodes,
-        "bert_classifier",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("ids", "mask", "types")],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])],
-        list(g.constants.values()),
-    )
+    def classified(x: str) -> str:
+        pooled = g.add("Tanh", linear(g.add("Reshape", x, g.ints(-1, encoder.hidden)), "pooler.dense"))
+        return g.add("Reshape", linear(pooled, "classifier"), g.ints(-1))
+
+    # mask 1 -> 0, mask 0 -> _MASKED, shaped [batch, 1, 1, tokens]
+    real = g.add("Unsqueeze", g.add("Cast", "mask", to=TensorProto.FLOAT), g.ints(1, 2))
+    bias = g.add("Mul", g.add("Sub", g.number(1.0), real), g.number(_MASKED))
+    x = embedded() if first == 0 else "hidden_in"
+    for i in range(first, last):
+        at = f"encoder.layer.{i}"
+        # what comes out of the last layer is needed for [CLS] alone
+        rows = g.add("Slice", x, g.ints(0), g.ints(1), g.ints(1)) if i == encoder.layers - 1 else x
+        x = fed_forward(attended(x, rows, f"{at}.attention"), at)
+
+    tokens, hidden = ["batch", "tokens"], ["batch", "tokens", encoder.hidden]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, tokens) for n in ("ids", "mask", "types")]
+    if first > 0:
+        inputs = [helper.make_tensor_value_info("hidden_in", TensorProto.FLOAT, hidden), inputs[1]]
+    if last == encoder.layers:
+        g.name(classified(x), "logits")
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])]
+    else:
+        g.name(x, "hidden")
+        outputs = [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, hidden)]
+    outputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None, None]) for n in probes or ()]
+    graph = helper.make_graph(g.nodes, "bert", inputs, outputs, list(g.constants.values()))
     # opset 17 is the first with LayerNormalization; ir_version 8 keeps older runtimes able to read it
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

@@ -8,6 +8,7 @@ refused at load.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import Counter
@@ -25,9 +26,10 @@ from secondpass.scoring.batching import Batch, stack
 from secondpass.scoring.checkpoint import Checkpoint, Golden
 from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.engines import Engine, open_engine
-from secondpass.scoring.prepare import prepare, query_limit
+from secondpass.scoring.prepare import Prepared, prepare, query_limit
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.schedule import Schedule
+from secondpass.scoring.tokens import KEEP_BYTES, Tokens
 from secondpass.types import NEVER, Deadline, Scores, StageTrace, Status
 
 __all__ = ["PairScorer", "open_scorer"]
@@ -52,7 +54,8 @@ class PairScorer:
     """A compiled checkpoint. `score` may be called from several threads.
 
     `max_length` counts tokens of the whole pair; `tolerance` is the largest deviation from fp32
-    that the checkpoint allows this precision. `cost` is the model of a batch's seconds, learned from every
+    that the checkpoint allows this precision. `tokens` tokenizes, and keeps of texts seen before at most
+    `keep_tokens` bytes. `cost` is the model of a batch's seconds, learned from every
     batch that runs, the golden ones at load first; `clock` is what they are timed by.
     """
 
@@ -64,13 +67,16 @@ class PairScorer:
         max_length: int,
         batch_tokens: int,
         tolerance: float,
+        keep_tokens: int = KEEP_BYTES,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.checkpoint = checkpoint
         self.engine = engine
         self.max_length = max_length
+        self.tokens = Tokens(checkpoint.tokenizer, max_length, keep_tokens)
         self.batch_tokens = batch_tokens
         self.tolerance = tolerance
+        self._process = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.cost = CostModel()
@@ -96,16 +102,31 @@ class PairScorer:
         With a deadline the texts are taken in their order, so that what was scored when time is up
         are the first ones; a batch is started only if by the cost model it can end in time. One that does not
         all the same is not waited for (on the real clock): its texts count as unscored.
+        Raises ModelError in a process that was forked after the model had been loaded.
         """
+        if self._process != os.getpid():  # before any lock: one that was held at the fork is held for ever
+            raise ModelError(
+                f"{self.checkpoint.name} was loaded before this process was forked, and an engine's threads do not "
+                "survive a fork; load the model in each process, or start processes by 'spawn' or 'forkserver'"
+            )
         began = time.perf_counter()
+        kept = {"hits": 0, "misses": 0}
+
+        def rows(some: Sequence[object]) -> Prepared:
+            prepared = prepare(self.checkpoint, query, some, self.tokens)
+            kept["hits"] += prepared.kept
+            kept["misses"] += prepared.tokenized
+            return prepared
+
         schedule = Schedule(
             texts,
-            lambda some: prepare(self.checkpoint, query, some, self.max_length),
+            rows,
             self.cost,
             deadline,
             budget=self.batch_tokens,
             workers=self.engine.workers,
             reserve=_AFTER + _AFTER_EACH * len(texts),
+            piece=self.engine.piece,
         )
         values: list[float | None] = [None] * len(texts)
         spans: list[tuple[int, int] | None] = [None] * len(texts)
@@ -113,7 +134,7 @@ class PairScorer:
         tokens = padded = truncated = cut = 0
         expected = measured = 0.0
         for done in self._run(schedule, deadline):
-            padded += done.batch.padded_tokens
+            padded += int(done.batch.mask.sum()) if self.engine.packed else done.batch.padded_tokens
             expected += done.expected
             measured += done.seconds
             for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
@@ -141,7 +162,11 @@ class PairScorer:
             cut_tokens=cut,
             skipped=dict(skipped),
             skipped_because=_because(skipped, query_limit(self.max_length)),
-            detail={**self.detail, "cost": {name: float(f"{value:.4g}") for name, value in costs.items()}},
+            detail={
+                **self.detail,
+                "cost": {name: float(f"{value:.4g}") for name, value in costs.items()},
+                "tokens_kept": kept,
+            },
         )
         return Scores(tuple(values), tuple(statuses), tuple(spans), trace)
 
@@ -207,7 +232,7 @@ class PairScorer:
         """
         rows = []
         for pair in golden:
-            (row,) = prepare(self.checkpoint, pair.query, [pair.document], self.max_length).rows
+            (row,) = prepare(self.checkpoint, pair.query, [pair.document], self.tokens).rows
             if row is None:
                 raise GoldenError(f"{self.checkpoint.name}: the golden pair {pair.query!r} cannot be scored")
             rows.append(row)
@@ -224,7 +249,7 @@ class PairScorer:
             raise GoldenError(
                 f"{self.checkpoint.name} on {self.engine.name} in {self.engine.precision}: golden pairs deviate "
                 f"by {worst:.4g}, allowed are {self.tolerance:.4g}; "
-                "try profile='exact' or engine='onnxruntime', and please report it"
+                "try profile='exact' or device='cpu' with engine='onnxruntime', and please report it"
             )
         return worst
 
@@ -264,33 +289,38 @@ def _reference(checkpoint: Checkpoint, cache: Path | None, max_length: int) -> l
 def open_scorer(
     checkpoint: Checkpoint,
     *,
+    device: str = "cpu",
     engine: str = "auto",
     profile: str = "default",
     threads: int | None = None,
     max_length: int | None = None,
-    batch_tokens: int = 512,
+    batch_tokens: int | None = None,
+    keep_tokens: int = KEEP_BYTES,
     cache: Path | None = None,
 ) -> PairScorer:
     """Compile a checkpoint and check it against its golden pairs.
 
     A folder without golden.json is compared with the portable engine in fp32 on fixed probe pairs.
     `max_length` may shorten the checkpoint's own length, never stretch it. `batch_tokens` bounds the
-    padded tokens of a batch.
+    padded tokens of a batch (None: what suits the engine), `keep_tokens` the bytes for tokens of texts seen before.
     Raises ModelError, and GoldenError where the scores are wrong.
     """
     if max_length is not None and not 16 <= max_length <= checkpoint.max_length:
         raise ModelError(f"max_length is {max_length}; {checkpoint.name} takes 16 to {checkpoint.max_length} tokens")
-    if batch_tokens < 1:
+    if batch_tokens is not None and batch_tokens < 1:
         raise ModelError(f"batch_tokens is {batch_tokens}; give at least 1")
     length = max_length or checkpoint.max_length
-    chosen = open_engine(checkpoint, engine=engine, profile=profile, threads=threads, cache=cache)
+    chosen = open_engine(checkpoint, device=device, engine=engine, profile=profile, threads=threads, cache=cache)
+    budget = batch_tokens or chosen.batch_tokens
     # golden scores belong to the full length; a shorter setting cuts long pairs and changes them on purpose
     golden = [pair for pair in checkpoint.golden if _fits(checkpoint, pair.query, pair.document, length)]
     golden = golden or _reference(checkpoint, cache, length)
     largest = max(1.0, max(abs(pair.logit) for pair in golden))
     default = _FP32_TOLERANCE * largest if chosen.precision == "fp32" else _BF16_SHARE * largest
     tolerance = checkpoint.tolerance.get(chosen.precision, default)
-    scorer = PairScorer(checkpoint, chosen, max_length=length, batch_tokens=batch_tokens, tolerance=tolerance)
+    scorer = PairScorer(
+        checkpoint, chosen, max_length=length, batch_tokens=budget, tolerance=tolerance, keep_tokens=keep_tokens
+    )
     try:
         scorer.check_golden(golden)
     except GoldenError:
@@ -300,5 +330,5 @@ def open_scorer(
 
 
 def _fits(checkpoint: Checkpoint, query: str, text: str, length: int) -> bool:
-    (row,) = prepare(checkpoint, query, [text], length).rows
+    (row,) = prepare(checkpoint, query, [text], Tokens(checkpoint.tokenizer, length, keep_bytes=0)).rows
     return row is not None and row.cut_tokens == 0

@@ -3,10 +3,11 @@
 Knows: texts in first-stage order, prepared a piece at a time, and what batches will cost. Refuses to
 know: engines, threads and scores.
 
-Without a deadline all rows are sorted by length and cut into batches at the token budget. With one, documents are
-taken in first-stage order, in windows that shrink with the time left, so that whenever it ends the first ones have been
-scored; inside a window the longest come first. A batch starts only if it can end in time, and takes at most half of
-what is left unless it is a single row: should the machine become twice as slow meanwhile, it still ends in time.
+Without a deadline all rows (a piece of them, where the engine asks for pieces) are sorted by length and cut into
+batches at the token budget. With one, documents are taken in first-stage order, in windows that shrink with the time
+left, so that whenever it ends the first ones have been scored; inside a window the longest come first. A batch starts
+only if it can end in time, and takes at most half of what is left unless it is a single row: should the machine become
+twice as slow meanwhile, it still ends in time.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ class Schedule:
         budget: int,
         workers: int,
         reserve: float,
+        piece: int | None = None,
     ) -> None:
         self.rows: dict[int, Row] = {}
         self.statuses = [Status.DEADLINE] * len(texts)
         self._texts, self._prepare, self._cost = texts, prepare, cost
         self._deadline, self._budget, self._workers, self._reserve = deadline, budget, workers, reserve
         self._endless = deadline.at is None or deadline.at == math.inf
+        self._piece = piece or len(texts)  # texts prepared at a time without a deadline
         self._lock = threading.Lock()
         self._read = 0  # texts before this position have been prepared
         self._waiting: deque[int] = deque()  # prepared, in no window yet
@@ -84,7 +87,8 @@ class Schedule:
             return positions
 
     def _prepare_more(self) -> None:
-        begin, end = self._read, len(self._texts)
+        begin = self._read
+        end = min(begin + self._piece, len(self._texts))
         if not self._endless:
             end = begin + 1
             characters = _characters(self._texts[begin])

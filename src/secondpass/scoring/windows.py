@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal, get_args
 
-from tokenizers import Encoding, Tokenizer
-
 from secondpass.errors import InputError
-from secondpass.scoring.prepare import encode_texts, query_limit
+from secondpass.scoring.prepare import query_limit
+from secondpass.scoring.tokens import Tokenized, Tokens
 from secondpass.types import NEVER, Deadline, Scorer, Scores, Status
 
 __all__ = ["Pooling", "Windowed"]
@@ -75,8 +74,7 @@ class Windowed:
     Args:
         scorer: is asked once, with all windows, text by text and each text's most promising window first. So under a
             deadline the order of the texts decides; a text of which only some windows were scored counts with those.
-        tokenizer: the scorer's own, without truncation.
-        max_length: tokens of the whole pair that the scorer reads.
+        tokens: the scorer's own, so that a text is tokenized once for both; its `max_length` is what the scorer reads.
 
     Raises InputError for a number that cannot be meant.
     """
@@ -84,8 +82,7 @@ class Windowed:
     def __init__(
         self,
         scorer: Scorer,
-        tokenizer: Tokenizer,
-        max_length: int,
+        tokens: Tokens,
         *,
         windows: int = 2,
         overlap: float = 0.25,
@@ -101,8 +98,7 @@ class Windowed:
         self.windows = windows
         self.overlap = overlap
         self.pooling = pooling
-        self._tokenizer = tokenizer
-        self._max_length = max_length
+        self._tokens = tokens
 
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER) -> Scores:
         """As the wrapped scorer answers, but for long texts.
@@ -178,10 +174,10 @@ class Windowed:
         """What to score of each text that is too long, by its position."""
         if self.pooling == "first":
             return {}
-        ((asked, more),) = encode_texts(self._tokenizer, [query], self._max_length)
-        if more or len(asked.ids) > query_limit(self._max_length):
+        (asked,) = self._tokens.of([query])
+        if asked.more or len(asked.ids) > query_limit(self._tokens.max_length):
             return {}  # the scorer says so, for every text
-        room = self._max_length - len(asked.ids) - _SPECIALS
+        room = self._tokens.max_length - len(asked.ids) - _SPECIALS
         pattern = _pattern(query)
         doubtful = [i for i, text in enumerate(texts) if isinstance(text, str) and not _surely_fits(text, room)]
         plans: dict[int, _Long] = {}
@@ -189,33 +185,32 @@ class Windowed:
             if deadline.passed:
                 break  # no more will be scored, so the rest need no windows
             some = doubtful[begin : begin + _TOGETHER]
-            encodings = encode_texts(self._tokenizer, [str(texts[i]) for i in some], room)
-            for i, (encoding, more) in zip(some, encodings, strict=True):
-                if more or len(encoding.ids) > room:
-                    plan = self._plan(str(texts[i]), None if more else encoding, pattern, room)
+            for i, read in zip(some, self._tokens.of([str(texts[i]) for i in some]), strict=True):
+                if read.more or len(read.ids) > room:
+                    plan = self._plan(str(texts[i]), read, pattern, room)
                     if plan.picked:  # none where all that was looked at is characters that the tokenizer drops
                         plans[i] = plan
         return plans
 
-    def _plan(self, text: str, whole: Encoding | None, pattern: re.Pattern[str] | None, room: int) -> _Long:
-        """The windows of one text that are worth scoring. `whole`: its tokens, None where it is huge."""
+    def _plan(self, text: str, read: Tokenized, pattern: re.Pattern[str] | None, room: int) -> _Long:
+        """The windows of one text that are worth scoring."""
         overlap = int(room * self.overlap)
-        if whole is not None:
-            windows = _lay(whole, len(text), room, overlap)
+        if not read.more:
+            windows = _lay(read, len(text), room, overlap)
             found = [_find(pattern, text[window.start : window.end]) for window in windows]
             best = _best(found, _weights(found), self.windows, first=0)
-            return _Long(tuple(windows[k] for k in best), len(windows), len(whole.ids), narrowed=False)
+            return _Long(tuple(windows[k] for k in best), len(windows), len(read.ids), narrowed=False)
         blocks = [match.span() for match in re.finditer(rf"(?s).{{1,{room * _BLOCK}}}\w*", text)]
         found = [_find(pattern, text[start:end]) for start, end in blocks]
         weights = _weights(found)
         near = {k + side for k in _best(found, weights, 2 * self.windows, first=0) for side in (-1, 0, 1)}
         windows, tokens = [], 0
         for start, end in _regions(blocks, near):
-            ((encoding, _),) = encode_texts(self._tokenizer, [text[start:end]], end - start)
-            for window in _lay(encoding, end - start, room, overlap) if encoding.ids else ():
+            part = self._tokens.whole(text[start:end])
+            for window in _lay(part, end - start, room, overlap):
                 first, last = window.first + tokens, window.last + tokens
                 windows.append(_Window(window.start + start, window.end + start, first, last))
-            tokens += len(encoding.ids)
+            tokens += len(part.ids)
         found = [_find(pattern, text[window.start : window.end]) for window in windows]
         best = _best(found, weights, self.windows, first=0 if 0 in near else None)
         return _Long(tuple(windows[k] for k in best), max(len(blocks), len(windows)), tokens, len(near) < len(blocks))
@@ -226,17 +221,20 @@ def _surely_fits(text: str, room: int) -> bool:
     return len(text) < room and text.isascii()
 
 
-def _lay(encoding: Encoding, length: int, room: int, overlap: int) -> list[_Window]:
+def _lay(text: Tokenized, length: int, room: int, overlap: int) -> list[_Window]:
     """Windows over all tokens of a text of `length` characters: at most `room` tokens each, `overlap` at least shared.
 
     They begin and end between words, so that a slice has the tokens it had in the text; only a word longer than
     a window is cut.
     """
-    words, offsets, count = encoding.word_ids, encoding.offsets, len(encoding.ids)
+    if text.places is None:  # so short that it needs none, or only characters that the tokenizer drops
+        return []
+    starts, ends, begins = text.places
+    count = len(text.ids)
 
     def between(place: int, least: int, otherwise: int) -> int:
         """The last place from `least` to `place` where a word begins, or `otherwise`."""
-        while place >= least and place < count and words[place] is not None and words[place] == words[place - 1]:
+        while place >= least and place < count and not begins[place]:
             place -= 1
         return place if place >= least else otherwise
 
@@ -245,8 +243,8 @@ def _lay(encoding: Encoding, length: int, room: int, overlap: int) -> list[_Wind
     while True:
         last = min(first + room, count)
         last = last if last == count else between(last, first + 1, last)
-        start = offsets[first][0] if windows else 0
-        windows.append(_Window(start, length if last == count else offsets[last - 1][1], first, last))
+        start = int(starts[first]) if windows else 0
+        windows.append(_Window(start, length if last == count else int(ends[last - 1]), first, last))
         if last == count:
             return windows
         first = between(max(last - overlap, first + 1), first + 1, last)

@@ -1,0 +1,187 @@
+"""Draw the plots of docs/ from bench/results: python bench/plots.py [--check].
+
+One function a plot; every number comes from a result file. An SVG carries the digest of the result it was drawn from.
+With --check nothing is drawn, and the exit code says whether every plot belongs to its result; that needs no
+matplotlib. A result that is not there is left out, with a line on stderr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+IMAGES = ROOT / "docs" / "img"
+
+BLUE, GREY, ORANGE = "#1f5fa8", "#8a8a8a", "#b3541e"
+
+
+def _panels(count: int, height: float = 3.4) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(8.4, height), layout="constrained", facecolor="white")
+    return drawn, list(drawn.subplots(1, count, squeeze=False)[0])
+
+
+def deadline(result: dict[str, Any]) -> Any:
+    """What a deadline costs in quality, and how many candidates are scored by then."""
+    drawn, (left, right) = _panels(2)
+    curve = [row for row in result["quality"] if row["deadline_ms"] is not None]
+    (whole,) = (row for row in result["quality"] if row["deadline_ms"] is None)
+    x, y = [row["deadline_ms"] for row in curve], [row["ndcg@10"] for row in curve]
+    left.axhline(whole["ndcg@10"], color=GREY, ls="--", lw=1)
+    left.annotate(
+        f"no deadline, all {whole['scored_mean']:.0f} scored: {whole['ndcg@10']:.3f}",
+        *((1, whole["ndcg@10"]), (0, 4), ("axes fraction", "data"), "offset points"),
+        ha="right",
+        fontsize=8,
+        color=GREY,
+    )
+    left.plot(x, y, "o-", color=BLUE, ms=4)
+    for row in curve:
+        told = f"{row['scored_mean']:.0f} scored" if row["deadline_ms"] else "first stage"
+        at = (row["deadline_ms"], row["ndcg@10"])
+        left.annotate(told, at, (6, -10), textcoords="offset points", fontsize=8)
+    low = min(y)
+    left.set(title="nDCG@10 on held-out queries", xlabel="deadline, ms", ylim=(low - 0.15 * (max(y) - low), None))
+    left.set_xlim(-0.03 * max(x), 1.22 * max(x))
+    for name, colour in (("W1", BLUE), ("W2", ORANGE)):
+        rows = [row for row in result["rows"] if row["workload"] == name]
+        tokens = f"{result['tokens'][name]['median']:.0f} tokens"
+        for key, style, load in (
+            ("scored_median", "o-", ""),
+            ("scored_median_loaded", "o:", ", machine's load doubled"),
+        ):
+            times = [row["deadline_ms"] for row in rows]
+            right.plot(times, [row[key] for row in rows], style, color=colour, ms=4, label=f"{name} ({tokens}){load}")
+    missed, asked = (sum(row[key] for row in result["rows"]) for key in ("misses", "requests"))
+    title = f"candidates scored of {result['depth']}; {missed:,} of {asked:,} deadlines missed"
+    right.set(
+        title=title, xlabel="deadline, ms", xlim=(0, None), ylim=(0, 1.45 * right.get_ylim()[1])
+    )  # for the legend
+    right.legend(loc="upper left", fontsize=8)
+    return drawn
+
+
+def long_documents(result: dict[str, Any]) -> Any:
+    """nDCG@10 with the relevant passage at the beginning of its document, and far behind."""
+    drawn, (axes,) = _panels(1, height=0.6 + 0.45 * len(result["rows"]))
+    rows = list(reversed(result["rows"]))
+    far_behind = f"behind {result['tokens_before']:,} tokens"
+    for shift, key, colour, where in ((0.18, "near", GREY, "at the beginning"), (-0.18, "far", BLUE, far_behind)):
+        places = [place + shift for place in range(len(rows))]
+        bars = axes.barh(places, [row[key] for row in rows], 0.34, color=colour, label=f"relevant passage {where}")
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    names = [
+        f"{row['setting']}\n{row['tokens']:.1f} × the tokens".replace("beginning", "beginning alone") for row in rows
+    ]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.set(xlabel=f"nDCG@10 over {result['queries']} queries, {result['depth']} candidates each", xlim=(0, 1.0))
+    drawn.legend(loc="outside upper center", ncols=2, fontsize=8)
+    return drawn
+
+
+def cost(result: dict[str, Any]) -> Any:
+    """Time against candidates and tokens, as `secondpass bench --plot` draws it."""
+    from secondpass.cli.bench_plot import figure
+
+    return figure({**result, "measurements": result["rows"]})
+
+
+def peers(result: dict[str, Any]) -> Any:
+    """Pairs a second, one panel a workload, one bar an engine; ours in blue."""
+    names = list(dict.fromkeys(row["engine"] for row in result["rows"]))
+    workloads = list(dict.fromkeys(row["workload"] for row in result["rows"]))
+    drawn, panels = _panels(len(workloads), height=0.7 + 0.28 * len(names))
+    precisions = {row["engine"]: row["precision"] for row in result["rows"] if row.get("precision")}
+    for axes, workload in zip(panels, workloads, strict=True):
+        rows = {row["engine"]: row for row in result["rows"] if row["workload"] == workload}
+        for place, name in enumerate(reversed(names)):
+            row = rows.get(name, {"error": ""})
+            if "error" in row:
+                axes.annotate(" did not run", (0, place), va="center", fontsize=8, color=GREY)
+                continue
+            pairs = row["pairs_per_second"] * row["seconds"]["median"]
+            speeds = [pairs / row["seconds"]["interval"][1], pairs / row["seconds"]["interval"][0]]
+            axes.barh(place, row["pairs_per_second"], 0.7, color=BLUE if name.startswith("secondpass") else GREY)
+            axes.plot(speeds, [place, place], color="black", lw=1)
+            times = row.get("times_sentence_transformers", {}).get("median")
+            told = f" {row['pairs_per_second']:,.0f}" + (f" ({times:.1f} ×)" if times else "")
+            axes.annotate(told, (speeds[1], place), (2, 0), textcoords="offset points", va="center", fontsize=8)
+        tokens = result["workloads"][workload]["pair_tokens"]
+        axes.set(title=f"{workload}: median {tokens['median']:.0f} tokens", ylim=(-0.6, len(names) - 0.4))
+        axes.set_xlim(0, 1.75 * max(row.get("pairs_per_second", 0.0) for row in rows.values()))
+        axes.set_yticks(range(len(names)), ["" for _ in names])
+    added = {name: found for name, found in precisions.items() if found not in name}  # flashrank-int8 says it already
+    labels = [f"{name}, {added[name]}" if name in added else name for name in reversed(names)]
+    panels[0].set_yticks(range(len(names)), labels, fontsize=8)
+    drawn.suptitle("pairs a second, raw text in and scores out (× sentence-transformers)", fontsize=10)
+    return drawn
+
+
+PLOTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "deadline": deadline,
+    "long_documents": long_documents,
+    "cost": cost,
+    "peers": peers,
+}
+
+
+def digest(result: dict[str, Any]) -> str:
+    """Of everything the result file says."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def drawn_from(image: Path) -> str | None:
+    """The digest that the SVG carries; None without one."""
+    if not image.is_file():
+        return None
+    found = re.search(r"<dc:description>([0-9a-f]{64})</dc:description>", image.read_text(encoding="utf-8"))
+    return found[1] if found else None
+
+
+def main() -> None:
+    """Draw all plots, or with --check say which do not belong to their result."""
+    check = "--check" in sys.argv[1:]
+    stale, there = [], set()
+    for name, draw in PLOTS.items():
+        source, image = RESULTS / f"{name}.json", IMAGES / f"{name}.svg"
+        if not source.is_file():
+            print(f"{name}: no {source.relative_to(ROOT)} yet", file=sys.stderr)
+            continue
+        result = json.loads(source.read_text(encoding="utf-8"))
+        there.add(image.name)
+        if drawn_from(image) == digest(result) and check:
+            continue
+        stale.append(name)
+        if not check:
+            _save(draw, result, image)
+    strays = sorted(image.name for image in IMAGES.glob("*.svg") if image.name not in there)
+    print(f"{'stale' if check else 'drawn'}: {', '.join(stale) or 'none'}")
+    if strays:
+        print(f"without a result: {', '.join(strays)}")
+    sys.exit(check and bool(stale or strays))
+
+
+def _save(draw: Callable[[dict[str, Any]], Any], result: dict[str, Any], image: Path) -> None:
+    import matplotlib
+
+    from secondpass.cli.bench_plot import STYLE, save
+
+    image.parent.mkdir(exist_ok=True)
+    machine = result["machine"]
+    where = f"{machine['cores']} cores {machine['cpu']}, {result['date']}, commit {result['commit']}"
+    with matplotlib.rc_context(STYLE):
+        drawn = draw(result)
+        drawn.supxlabel(f"{where}; bench/{image.stem}.py", x=1.0, ha="right", fontsize=7, color=GREY)
+    save(drawn, image, digest(result))
+
+
+if __name__ == "__main__":
+    main()
