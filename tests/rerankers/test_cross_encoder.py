@@ -49,6 +49,15 @@ def test_rerank_many_streams(encoder: CrossEncoder) -> None:
     assert {hit.status for hit in late.hits} == {Status.DEADLINE}
 
 
+def test_predict_over_many_queries_is_each_alone(encoder: CrossEncoder) -> None:
+    pairs = [
+        (f"{word} number {i}", text) for i in range(7) for word, text in zip(("sort", "snake"), TEXTS, strict=False)
+    ]
+    pairs = pairs[::2] + pairs[1::2]  # a query's pairs need not stand together
+    alone = np.array([encoder.predict(pair) for pair in pairs])
+    np.testing.assert_allclose(encoder.predict(pairs), alone, atol=encoder.tolerance)
+
+
 def test_predict_takes_what_sentence_transformers_takes(encoder: CrossEncoder) -> None:
     pairs = [("sort", text) for text in TEXTS]
     array = encoder.predict(pairs, batch_size=2, show_progress_bar=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,8 +158,11 @@ class CrossEncoder:
                 raise InputError(f"predict: item {i} is not a pair; give [query, text] pairs")
             by_query.setdefault(pair[0], []).append(i)
         left: dict[Status, int] = {}
-        for query, rows in by_query.items():
-            scores = self._asked.score(query, [pairs[i][1] for i in rows])
+        # two queries at a time, so that no core waits while the last batch of one is computed
+        with ThreadPoolExecutor(2, thread_name_prefix="secondpass-query") as pool:
+            answers = pool.map(lambda one: self._asked.score(one[0], [pairs[i][1] for i in one[1]]), by_query.items())
+            scored = list(answers)
+        for rows, scores in zip(by_query.values(), scored, strict=True):
             for i, value, status in zip(rows, scores.values, scores.statuses, strict=True):
                 if value is None:
                     left[status] = left.get(status, 0) + 1
