@@ -12,9 +12,9 @@ from secondpass.scoring.prepare import Row
 lengths_of = st.lists(st.integers(1, 512), max_size=80)
 
 
-@given(lengths_of, st.integers(1, 2048))
-def test_every_row_is_in_one_batch_and_batches_keep_the_budget(lengths: list[int], budget: int) -> None:
-    batches = list(plan(lengths, budget))
+@given(lengths_of, st.integers(1, 2048), st.integers(1, 8))
+def test_every_row_is_in_one_batch_and_batches_keep_the_budget(lengths: list[int], budget: int, workers: int) -> None:
+    batches = list(plan(lengths, budget, workers))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         width = -(-max(lengths[i] for i in batch) // 8) * 8
@@ -26,6 +26,16 @@ def test_batch_mates_are_neighbours_in_length(lengths: list[int], budget: int) -
     batches = list(plan(lengths, budget))
     for longer, shorter in pairwise(batches):
         assert min(lengths[i] for i in longer) >= max(lengths[i] for i in shorter)
+
+
+@given(st.lists(st.integers(60, 90), min_size=8, max_size=40), st.integers(2, 4))
+def test_no_worker_is_left_without_work(lengths: list[int], workers: int) -> None:
+    batches = list(plan(lengths, 100_000, workers))
+    # whoever is free takes the next batch, and all are free at nearly the same time
+    busy = [0] * workers
+    for batch in batches:
+        busy[busy.index(min(busy))] += sum(lengths[i] for i in batch)
+    assert max(busy) <= sum(lengths) / workers + 2 * max(lengths)
 
 
 def test_arrays_hold_ids_mask_and_types() -> None:

@@ -184,7 +184,7 @@ def test_a_request_takes_its_batches_shared_by_the_workers(lengths: list[int], b
     for width in (16, 64, 256):
         model.update(1, width, seconds(1, width))
     whole = model.predict(lengths, budget, workers)
-    batches = [model.batch(len(each), -(-lengths[each[0]] // 8) * 8) for each in plan(lengths, budget)]
+    batches = [model.batch(len(each), -(-lengths[each[0]] // 8) * 8) for each in plan(lengths, budget, workers)]
     assert whole == pytest.approx(max(sum(batches) / workers, max(batches, default=0.0)))
 
 

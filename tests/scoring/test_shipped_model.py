@@ -9,13 +9,23 @@ import pytest
 
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import open_scorer
+from secondpass.scoring.scales import SCALES
 from secondpass.types import Status
 from secondpass.weights import SHIPPED
 
 FOLDER = SHIPPED["secondpass-mini"]
 
 
-@pytest.mark.parametrize(("engine", "profile"), [("onnxruntime", "exact"), ("openvino", "exact"), ("auto", "default")])
+@pytest.mark.parametrize(
+    ("engine", "profile"),
+    [
+        ("onnxruntime", "exact"),
+        ("openvino", "exact"),
+        ("auto", "default"),
+        ("onnxruntime", "fast"),
+        ("openvino", "fast"),
+    ],
+)
 def test_golden_scores_come_out_on_every_engine(cache: Path, engine: str, profile: str) -> None:
     checkpoint = open_checkpoint("secondpass-mini")
     assert len(checkpoint.golden) >= 10
@@ -41,8 +51,9 @@ def test_it_tells_an_answer_from_what_is_about_something_else(cache: Path) -> No
 
 def test_one_small_file_of_weights() -> None:
     weights = [path for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx", ".pt")]
-    assert [path.name for path in weights] == ["model.safetensors"]
-    assert weights[0].stat().st_size <= 50_000_000
+    assert sorted(path.name for path in weights) == [SCALES, "model.safetensors"]
+    assert (FOLDER / "model.safetensors").stat().st_size <= 50_000_000
+    assert (FOLDER / SCALES).stat().st_size <= 100_000
 
 
 def test_the_card_names_every_set_with_its_licence_and_the_history_of_the_base() -> None:

@@ -16,6 +16,7 @@ from secondpass.scoring.prepare import Row
 
 __all__ = ["Batch", "padded_width", "plan", "stack"]
 
+_ROUNDS = 3  # batches each worker takes at least: with fewer, the last to end keeps the others waiting
 _STEP = 8  # widths are rounded up to this: fewer distinct shapes, each of which an engine has to set up once
 
 
@@ -39,8 +40,15 @@ def padded_width(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
 
-def plan(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, ...]]:
-    """Positions in batches of at most `budget` padded tokens (one row may exceed it alone), longest rows first."""
+def plan(lengths: Sequence[int], budget: int, workers: int = 1) -> Iterator[tuple[int, ...]]:
+    """Positions in batches of at most `budget` padded tokens (one row may exceed it alone), longest rows first.
+
+    Few rows are shared among `workers` that compute side by side: batches are then smaller than the budget allows.
+    """
+    if workers > 1:
+        total = sum(padded_width(length) for length in lengths)
+        rounds = max(-(-total // (budget * workers)), _ROUNDS)
+        budget = min(budget, -(-total // (rounds * workers)))
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batch and (len(batch) + 1) * padded_width(lengths[batch[0]]) > budget:

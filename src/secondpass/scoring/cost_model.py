@@ -67,7 +67,7 @@ class CostModel:
 
         `workers` batches run at a time. What comes before and after (tokenizing, sorting) is not counted.
         """
-        batches = [self.batch(len(batch), padded_width(lengths[batch[0]])) for batch in plan(lengths, budget)]
+        batches = [self.batch(len(batch), padded_width(lengths[batch[0]])) for batch in plan(lengths, budget, workers)]
         return max(sum(batches) / workers, *batches) if batches else 0.0
 
     def update(self, rows: int, width: int, seconds: float) -> None:

@@ -56,6 +56,7 @@ class Schedule:
         self._deadline, self._budget, self._workers, self._reserve = deadline, budget, workers, reserve
         self._endless = deadline.at is None or deadline.at == math.inf
         self._piece = piece or len(texts)  # texts prepared at a time without a deadline
+        self._sides = 1 if piece else workers  # where texts come in pieces, the workers share one device
         self._lock = threading.Lock()
         self._read = 0  # texts before this position have been prepared
         self._waiting: deque[int] = deque()  # prepared, in no window yet
@@ -113,7 +114,9 @@ class Schedule:
             if not self._batches:
                 window = self._window(remaining)
                 lengths = [len(self.rows[i].ids) for i in window]
-                self._batches.extend(tuple(window[k] for k in batch) for batch in plan(lengths, self._budget))
+                self._batches.extend(
+                    tuple(window[k] for k in batch) for batch in plan(lengths, self._budget, self._sides)
+                )
             batch = self._batches.popleft()
             count = self._fitting(batch, remaining)
             if count:
