@@ -148,6 +148,98 @@ def deadlines(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"nDCG@10 on dev queries: {curve}. {_where(result)}; `bench/deadline.py`."])
 
 
+def _seconds(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "—"
+    low, high = row["seconds"]["interval"]
+    return f"{row['seconds']['median']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _times(row: dict[str, Any] | None) -> str:
+    ratio = (row or {}).get("times_sentence_transformers")
+    return "—" if ratio is None else f"{ratio['median']:.2f}"
+
+
+def peers(result: dict[str, Any]) -> str:
+    """Seconds of every engine on the three workloads, and what was promised and not reached."""
+    found = {(row["workload"], row["engine"]): row for row in result["rows"] if "error" not in row}
+    engines = dict.fromkeys(engine for _, engine in found)
+    head = "engine | precision | W1, s | × | share of the limit | W2, s | × | W3, pairs/s | × | peak MB, W1"
+    rows = ["**A trial of the script, no result: few rounds or passages, on a busy machine.**", ""] * result["trial"]
+    rows += [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    for engine in engines:
+        w1, w2, w3 = (found.get((workload, engine)) for workload in ("W1", "W2", "W3"))
+        some = w1 or w2 or w3 or {}
+        share = (w1 or {}).get("share_of_limit")
+        cells = [
+            engine,
+            some["precision"],
+            *(_seconds(w1), _times(w1), "—" if share is None else f"{share['median']:.0%}"),
+            *(_seconds(w2), _times(w2)),
+            *("—" if w3 is None else f"{w3['pairs_per_second']:.0f}", _times(w3)),
+            "—" if w1 is None else f"{w1['peak_mb']:,.0f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    failed = dict.fromkeys(f"{row['engine']} did not run ({row['error']})" for row in result["rows"] if "error" in row)
+    missed = [
+        f"{one['name']} {'not measured' if one['value'] is None else format(one['value'], 'g')} ({one['goal']})"
+        for one in result["targets"]
+        if not one["holds"]
+    ]
+    held = len(result["targets"]) - len(missed)
+    rounds = {workload: str(row["rounds"]) for (workload, engine), row in found.items() if engine in list(engines)[:1]}
+    used = result["workloads"]
+    what = ", ".join(
+        f"{name} {count} of {used[name]['pairs']} pairs (median {used[name]['pair_tokens']['median']:g} tokens)"
+        for name, count in rounds.items()
+    )
+    rows += [
+        "",
+        f"×: times as fast as sentence-transformers with its defaults, by round, the median. Rounds: {what}. "
+        f"In brackets 95 % intervals. {result['threads']} threads. {_where(result)}; `bench/peers.py`.",
+        *("", *(f"{one}." for one in failed)) * bool(failed),
+        "",
+        f"Of what was promised {held} of {len(result['targets'])} hold."
+        + (" Missed: " + "; ".join(missed) + "." if missed else ""),
+    ]
+    return "\n".join(rows)
+
+
+def profiles(result: dict[str, Any]) -> str:
+    """What the profiles do to rankings, and where their time goes."""
+    lines: list[str] = []
+    if result["agreement"]:
+        lines += [
+            "| collection | profile | queries | nDCG@10 | against exact | overlap@10 | largest difference of a logit |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in result["agreement"]["rows"]:
+            compared = (
+                f"{row['difference']:+.4f} | {row['overlap@10']:.3f} | {row['largest_difference']:.3f}"
+                if "difference" in row
+                else "— | — | —"
+            )
+            lines.append(
+                f"| {row['collection']} | {row['profile']} | {row['queries']} | {row['ndcg@10']:.4f} | {compared} |"
+            )
+        lines.append("")
+    for workload in ("W1", "W2"):
+        for row in (result["where"] or {}).get(workload, []):
+            if "error" in row:
+                continue
+            whole = row["seconds"]
+            engine = row["engine_seconds_all_workers"] / row["workers"] / whole
+            kinds = row.get("openvino", {}).get("shares", {})
+            nodes = ", ".join(f"{kind} {share:.0%}" for kind, share in list(kinds.items())[:5])
+            lines.append(
+                f"- {workload}, {row['profile']}: the engine {engine:.0%} of {whole:.3f} s, tokenizing "
+                f"{row['tokenizing_seconds'] / whole:.1%}, stacking {row['stacking_seconds'] / whole:.1%}, "
+                f"padding {row['padded_share']:.1%} of the tokens"
+                + (f"; of the engine's time {nodes}" if nodes else "")
+            )
+    return "\n".join([*lines, "", f"{_where(result)}; `bench/peers.py`."])
+
+
 def static_dev(lineage: dict[str, Any]) -> str:
     """Dev queries of the static model, before and after fitting."""
     rows = [
@@ -185,6 +277,8 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "senses": (senses, RESULTS / "quality.json"),
     "retrievers": (retrievers, RESULTS / "retrievers.json"),
     "deadlines": (deadlines, RESULTS / "deadline.json"),
+    "peers": (peers, RESULTS / "peers.json"),
+    "profiles": (profiles, RESULTS / "peers.json"),
     "agreement": (agreement, RESULTS / "agreement.json"),
     "dev": (dev, MODELS / "mini" / "lineage.json"),
     "static_dev": (static_dev, MODELS / "static" / "lineage.json"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +43,33 @@ def test_the_readme_shows_the_api_in_five_lines() -> None:
 def test_the_tables_are_what_the_result_files_say() -> None:
     done = subprocess.run([sys.executable, "bench/tables.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_plots(root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "bench/plots.py", "--check"], cwd=root, capture_output=True, text=True)
+
+
+def test_the_plots_are_of_the_result_files() -> None:
+    done = check_plots(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_plot_of_another_result_is_found(tmp_path: Path) -> None:
+    for folder in ("bench/results", "docs/img"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "bench" / "plots.py", tmp_path / "bench")
+    result = tmp_path / "bench" / "results" / "deadline.json"
+    changed = json.loads(result.read_text(encoding="utf-8"))
+    changed["rows"][0]["misses"] += 1
+    result.write_text(json.dumps(changed), encoding="utf-8")
+    done = check_plots(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "stale: deadline\n")
+    result.unlink()
+    done = check_plots(tmp_path)
+    assert done.returncode == 1
+    assert "without a result: deadline.svg" in done.stdout
+
+
+def test_plots_are_small() -> None:
+    for image in (ROOT / "docs" / "img").glob("*.svg"):
+        assert image.stat().st_size < 60_000, image.name
