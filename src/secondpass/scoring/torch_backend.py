@@ -337,6 +337,7 @@ def open_torch(checkpoint: Checkpoint, *, device: str, profile: str, graphs: boo
         workers=2 if cuda else 1,  # one tokenizes while the other waits for the GPU
         why="; ".join((chosen, attending, *(["CUDA graphs"] if graphs else []), named)),
         infer=infer,
+        variant=place.type,
         piece=_PIECE if gpu else None,
         batch_tokens=_BATCH_TOKENS if gpu else 512,
         packed=True,
