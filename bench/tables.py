@@ -210,12 +210,14 @@ def profiles(result: dict[str, Any]) -> str:
     lines: list[str] = []
     if result["agreement"]:
         lines += [
-            "| collection | profile | queries | nDCG@10 | against exact | overlap@10 | largest difference of a logit |",
+            "| collection | profile | queries | nDCG@10 | against exact ± standard error | overlap@10 "
+            "| largest difference of a logit |",
             "|---|---|---|---|---|---|---|",
         ]
         for row in result["agreement"]["rows"]:
             compared = (
-                f"{row['difference']:+.4f} | {row['overlap@10']:.3f} | {row['largest_difference']:.3f}"
+                f"{row['difference']:+.4f} ± {row['standard_error']:.4f} | {row['overlap@10']:.3f} "
+                f"| {row['largest_difference']:.3f}"
                 if "difference" in row
                 else "— | — | —"
             )

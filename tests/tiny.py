@@ -31,7 +31,7 @@ def vocabulary() -> list[str]:
     ]
 
 
-def tiny_checkpoint(folder: Path, seed: int = 0, vocab_only: bool = False, **config: Any) -> Path:
+def tiny_checkpoint(folder: Path, seed: int = 0, vocab_only: bool = False, layers: int = LAYERS, **config: Any) -> Path:
     """Write the checkpoint and return its folder. `config` overrides keys of config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     words = list(dict.fromkeys(vocabulary()))
@@ -46,7 +46,7 @@ def tiny_checkpoint(folder: Path, seed: int = 0, vocab_only: bool = False, **con
         "model_type": "bert",
         "hidden_act": "gelu",
         "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": HEADS,
         "intermediate_size": INTERMEDIATE,
         "max_position_embeddings": POSITIONS,
@@ -78,7 +78,7 @@ def tiny_checkpoint(folder: Path, seed: int = 0, vocab_only: bool = False, **con
         **dense("classifier", 1, HIDDEN),
     }
     tensors["classifier.weight"] *= 8  # logits that spread like a trained head's
-    for i in range(LAYERS):
+    for i in range(layers):
         at = f"bert.encoder.layer.{i}"
         for part in ("query", "key", "value"):
             tensors |= dense(f"{at}.attention.self.{part}", HIDDEN, HIDDEN)

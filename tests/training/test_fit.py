@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.training.data import Group
-from secondpass.training.export import export
+from secondpass.training.export import _evenly, export
 from secondpass.training.recipe import Base, DataSet, Recipe, Training
 from secondpass.training.train import Prepared, fit
 from tiny import tiny_checkpoint
@@ -77,6 +78,7 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     assert json.loads((out / "lineage.json").read_text())["digest"] == open_checkpoint(out).digest
     assert lineage["licence"] == open_checkpoint(out).licence == "not stated"  # nobody said what it may be used for
     assert "license:" not in (out / "README.md").read_text(encoding="utf-8")
+    opens_as_fast(out, lineage, tmp_path / "cache")
     model = CrossEncoder(out, profile="exact", cache_dir=tmp_path / "cache")
     assert model.scorer.max_length == 64
     assert model.scorer.checkpoint.golden
@@ -88,6 +90,30 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
 
     pairs = [(group.query, group.passages[1]) for group in held_out]
     np.testing.assert_allclose(model.predict(pairs), Theirs(str(out)).predict(pairs), atol=1e-4)
+
+
+def opens_as_fast(out: Path, lineage: dict[str, Any], cache: Path) -> None:
+    """The folder brings int8 scales, and a tolerance that was measured: half as much again, rounded up."""
+    measured = lineage["golden"]["largest_deviation_of_fast"]
+    fast = CrossEncoder(out, profile="fast", cache_dir=cache)
+    assert fast.scorer.engine.precision == "int8"
+    assert 0 < measured < 1.5 * measured <= fast.tolerance < 1.5 * measured + 0.01
+    exact = CrossEncoder(out, profile="exact", cache_dir=cache)
+    for group in word_groups(10).groups:
+        pairs = [(group.query, text) for text in group.passages]
+        one, other = (model.predict(pairs, activation_fn=lambda x: x) for model in (fast, exact))
+        np.testing.assert_allclose(one, other, atol=measured + 1e-6)  # they are among the pairs measured on
+
+
+def test_the_scales_are_found_on_all_sets_alike_and_by_a_seed() -> None:
+    groups = [
+        Group(name, f"{name} {i}", ("a",)) for name, count in (("a", 50), ("b", 5), ("c", 30)) for i in range(count)
+    ]
+    drawn = _evenly(groups, 40, seed=1)
+    assert Counter(group.set for group in drawn) == {"a": 18, "b": 5, "c": 17}
+    assert len(set(drawn)) == 40
+    assert drawn == _evenly(groups, 40, seed=1) != _evenly(groups, 40, seed=2)
+    assert Counter(_evenly(groups, 300, seed=1)) == Counter(groups)  # fewer than asked for: all of them
 
 
 def test_teacher_and_other_settings_reach_the_run(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def plan(lengths: Sequence[int], budget: int, workers: int = 1) -> Iterator[tupl
     if workers > 1:
         total = sum(padded_width(length) for length in lengths)
         rounds = max(-(-total // (budget * workers)), _ROUNDS)
-        budget = min(budget, -(-total // (rounds * workers)))
+        budget = min(budget, _rounded(-(-total // (rounds * workers))))
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batch and (len(batch) + 1) * padded_width(lengths[batch[0]]) > budget:
@@ -57,6 +57,12 @@ def plan(lengths: Sequence[int], budget: int, workers: int = 1) -> Iterator[tupl
         batch.append(i)
     if batch:
         yield tuple(batch)
+
+
+def _rounded(tokens: int) -> int:
+    """Up to the next 2ⁿ or ¾ · 2ⁿ: few budgets make few shapes of batches."""
+    whole = 1 << max(tokens - 1, 1).bit_length()
+    return whole * 3 // 4 if tokens <= whole * 3 // 4 else whole
 
 
 def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int) -> Batch:

@@ -4,7 +4,8 @@ Knows: the operators and their order. Refuses to know: files, engines, tokens. E
 reads the same graph, so they can be compared. What an exporter would not do: the last layer computes query, output
 and feed-forward for the [CLS] row only (exact, and it saves most of that layer); LayerNormalization stays apart from
 its Add (the fused form is slow on CPUs); the layers can be cut into blocks, run one after the other; and with
-scales (see `int8`) the linear layers compute on 8-bit integers, with the same result whatever else is in the batch.
+scales (see `calibration`) the linear layers compute on 8-bit integers, with the same result whatever else is in the
+batch.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def bert_classifier(
     """An onnx.ModelProto with inputs ids, mask, types (int64 [batch, tokens]) and output logits (float32 [batch]).
 
     `weights` holds fp32 tensors under Hugging Face's names without the `bert.` prefix, `scales` what
-    `int8.calibrate` gives. With a list of `probes`, what goes into the linear layers becomes outputs whose names are
-    appended to it.
+    `calibration.calibrate` gives. With a list of `probes`, what goes into the linear layers becomes outputs whose names
+    are appended to it.
     """
     return bert_block(encoder, weights, 0, encoder.layers, scales, probes=probes)
 

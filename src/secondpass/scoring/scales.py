@@ -6,7 +6,6 @@ Knows: one file and the names in it. Refuses to know: how scales are found (`cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,17 +18,17 @@ __all__ = ["SCALES", "read_scales", "write_scales"]
 SCALES = "int8.safetensors"
 
 
-def write_scales(folder: Path, scales: Mapping[str, NDArray[Any]]) -> None:
-    """Keep scales in a model folder."""
-    from safetensors.numpy import save_file
+def write_scales(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]]) -> None:
+    """Keep scales in the model's folder, with the digest of the model that they belong to."""
+    from safetensors.numpy import save
 
-    save_file(dict(scales), folder / SCALES)
+    # not save_file, which lets nobody else read the file
+    (checkpoint.folder / SCALES).write_bytes(save(dict(scales), metadata={"model": checkpoint.digest}))
 
 
 def read_scales(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
     """The scales that the model folder brings. Raises ModelError where it has none, or damaged ones."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     path = checkpoint.folder / SCALES
     if not path.is_file():
@@ -38,9 +37,13 @@ def read_scales(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
             "with secondpass.scoring.calibration.calibrate and scales.write_scales, or use profile 'default'"
         )
     try:
-        scales: dict[str, NDArray[Any]] = load_file(path)
+        with safe_open(path, "np") as file:
+            made_for = (file.metadata() or {}).get("model")
+            scales: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path}: damaged ({error}); copy it again or calibrate again") from error
+    if made_for != checkpoint.digest:
+        raise ModelError(f"{path}: these scales were made for another model than the folder's: calibrate again")
     places = ("attention.self", "attention.output", "intermediate", "output")
     wanted = {f"encoder.layer.{i}.{place}.range" for i in range(checkpoint.encoder.layers) for place in places}
     if missing := sorted(wanted - scales.keys()):

@@ -1,4 +1,4 @@
-"""From a trained model to a folder that ships: fp16 weights, golden scores, lineage, card.
+"""From a trained model to a folder that ships: fp16 weights, golden scores, int8 scales, lineage, card.
 
 Knows: the layout that secondpass, transformers and sentence-transformers all open. Refuses to
 know: how the model was trained, beyond what the lineage says. The golden logits come from
@@ -11,8 +11,10 @@ import importlib.metadata
 import json
 import math
 import platform
+import random
 import shutil
 from collections.abc import Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,21 @@ import numpy as np
 
 from secondpass.errors import GoldenError
 from secondpass.extras import require
+from secondpass.scoring.calibration import calibrate
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.engines import open_engine
 from secondpass.scoring.pair_scorer import PairScorer
 from secondpass.scoring.probes import PROBES
+from secondpass.scoring.scales import write_scales
 from secondpass.training.data import Group
 from secondpass.training.recipe import Recipe
 from secondpass.training.train import DEV_DEPTH, Prepared, dev_report
 
-__all__ = ["export"]
+__all__ = ["export", "write_int8"]
 
 _FP32 = 1e-4  # what an engine in fp32 may differ from torch; tests hold both engines to it
-_PAIRS = 1500  # dev pairs that the default precision's deviation from fp32 is measured on
+_PAIRS = 1500  # dev pairs that a precision's deviation from fp32 is measured on
+_CALIBRATION = 300  # training groups that the int8 scales are found on
 
 
 def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict[str, Any]:
@@ -64,9 +69,10 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     deviation = None
     if default.engine.precision != "fp32":
         deviation = _largest_deviation(fp32, default, prepared.dev)
-        # half as much again: the measured maximum is of a sample
-        written["tolerance"][default.engine.precision] = math.ceil(deviation * 1.5 * 100) / 100
-        _write_json(out / "golden.json", written)
+        written["tolerance"][default.engine.precision] = _allowed(deviation)
+    deviation_of_fast = write_int8(out, prepared.groups, prepared.dev, recipe.training.seed)
+    written["tolerance"]["int8"] = _allowed(deviation_of_fast)
+    _write_json(out / "golden.json", written)
 
     def score(query: str, texts: Sequence[str]) -> list[float]:
         return [-math.inf if value is None else value for value in default.score(query, texts).values]
@@ -80,7 +86,11 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
         "negatives": msgspec.to_builtins(recipe.negatives),
         "dev": dev_report(prepared.dev, score),
         "dev_precision": default.engine.precision,
-        "golden": {"fp32_worst": worst, "largest_deviation_of_default": deviation},
+        "golden": {
+            "fp32_worst": worst,
+            "largest_deviation_of_default": deviation,
+            "largest_deviation_of_fast": deviation_of_fast,
+        },
         "digest": fp32.checkpoint.digest,
         "made_with": {
             "python": platform.python_version(),
@@ -93,8 +103,34 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     return lineage
 
 
+def write_int8(folder: Path, groups: Sequence[Group], dev: Sequence[Group], seed: int) -> float:
+    """Put the scales of profile "fast" into a model folder, and return its largest deviation from fp32 on dev pairs.
+
+    The scales are found on a sample of the training groups, the same number of each set as far as they have it.
+    Raises InputError where no group can be scored.
+    """
+    sample = _evenly(groups, _CALIBRATION, seed)
+    checkpoint = open_checkpoint(folder)
+    write_scales(checkpoint, calibrate(checkpoint, [(group.query, group.passages) for group in sample], seed=seed))
+    return _largest_deviation(_scorer(folder, "exact"), _scorer(folder, "fast"), dev)
+
+
+def _evenly(groups: Sequence[Group], count: int, seed: int) -> list[Group]:
+    """Groups drawn by a seed, one of each set in turn."""
+    by_set: dict[str, list[Group]] = {}
+    for group in random.Random(seed).sample(groups, len(groups)):
+        by_set.setdefault(group.set, []).append(group)
+    turns = zip_longest(*(by_set[name] for name in sorted(by_set)))
+    return list(islice((group for turn in turns for group in turn if group is not None), count))
+
+
+def _allowed(deviation: float) -> float:
+    """A tolerance from a measured maximum: half as much again, since the maximum is of a sample."""
+    return math.ceil(deviation * 1.5 * 100) / 100
+
+
 def _weights(trained: Path, out: Path) -> None:
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file, save
 
     tensors = load_file(trained / "model.safetensors")
     halves = {name: t.astype(np.float16) for name, t in tensors.items() if not name.endswith("position_ids")}
@@ -103,7 +139,8 @@ def _weights(trained: Path, out: Path) -> None:
         raise GoldenError(
             f"{unusable[0]} does not fit into fp16; the training went astray (NaN or infinity in the weights)"
         )
-    save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
+    # not save_file, which lets nobody else read the file
+    (out / "model.safetensors").write_bytes(save(halves, metadata={"format": "pt"}))
 
 
 def _configuration(recipe: Recipe, trained: Path, out: Path) -> None:
