@@ -242,6 +242,36 @@ def profiles(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{_where(result)}; `bench/peers.py`."])
 
 
+def memory(result: dict[str, Any]) -> str:
+    """Cold start and peak memory by engine, and what many calls add."""
+    by = {kind: [row for row in result["rows"] if row["bench"] == kind] for kind in ("cold start", "peak", "flat")}
+    rows = [
+        "| engine | precision | s to import | s to open | s to the first score | peak MB, 1,000 of W1 | of W2 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in by["cold start"]:
+        seconds = row["seconds"]
+        peaks = {one["workload"]: one["peak_mb"] for one in by["peak"] if one["setting"] == row["setting"]}
+        rows.append(
+            f"| {row['engine']} | {row['precision']} | {seconds['import']:.2f} | {seconds['open']:.2f} "
+            f"| {seconds['first score']:.2f} | {peaks['W1']:.0f} | {peaks['W2']:.0f} |"
+        )
+    grown = [
+        f"{row['growth_mb']:+.1f} MB with {row['kept']} kept (of it {row['kept_growth_mb']:.1f} MB tokens)"
+        for row in by["flat"]
+    ]
+    first = by["flat"][0]
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"From call {first['from_call']:,} to {first['calls']:,} of ten candidates each: {'; '.join(grown)}. "
+            f"Seconds from asking for a process, the interpreter's start included. {_where(result)}; "
+            "`bench/memory.py`.",
+        ]
+    )
+
+
 def static_dev(lineage: dict[str, Any]) -> str:
     """Dev queries of the static model, before and after fitting."""
     rows = [
@@ -281,6 +311,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "deadlines": (deadlines, RESULTS / "deadline.json"),
     "peers": (peers, RESULTS / "peers.json"),
     "profiles": (profiles, RESULTS / "peers.json"),
+    "memory": (memory, RESULTS / "memory.json"),
     "agreement": (agreement, RESULTS / "agreement.json"),
     "dev": (dev, MODELS / "mini" / "lineage.json"),
     "static_dev": (static_dev, MODELS / "static" / "lineage.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_the_graph_is_kept_and_a_place_that_cannot_be_written_is_told(checkpoint
     blocked.write_text("")
     assert "cannot be written" in open_with(blocked / "below")
     assert "in memory" in open_with(None)
+
+
+@pytest.mark.parametrize(("engine", "file"), [("onnxruntime", "graph.onnx"), ("openvino", "graph.xml")])
+def test_a_damaged_graph_says_what_to_delete(checkpoint: Checkpoint, tmp_path: Path, engine: str, file: str) -> None:
+    open_engine(checkpoint, engine=engine, profile="exact", threads=1, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    shutil.rmtree(folder / "compiled", ignore_errors=True)
+    (folder / file).write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=f"{folder}.*delete that folder"):
+        open_engine(checkpoint, engine=engine, profile="exact", threads=1, cache=tmp_path)
+    shutil.rmtree(folder)
+    assert "built and cached" in open_engine(checkpoint, engine=engine, profile="exact", threads=1, cache=tmp_path).why
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,9 @@ def _openvino(place: bytes | Path, precision: str, has_bf16: bool, threads: int)
         "ENABLE_CPU_PINNING": False,  # pinning would tie two processes on one machine to the same cores
     }
     if isinstance(place, Path):
-        # what is compiled is kept beside the graph, without the weights; it halves the time of opening
-        settings |= {"CACHE_DIR": str(place / "compiled"), "CACHE_MODE": "OPTIMIZE_SIZE"}
+        if os.access(place, os.W_OK):
+            # what is compiled is kept beside the graph, without the weights; it halves the time of opening
+            settings |= {"CACHE_DIR": str(place / "compiled"), "CACHE_MODE": "OPTIMIZE_SIZE"}
         compiled = core.compile_model(place / "graph.xml", "CPU", settings)
     else:
         compiled = core.compile_model(core.read_model(place), "CPU", settings)
@@ -223,5 +224,13 @@ def open_engine(
         return bytes(graph.bert_classifier(checkpoint.encoder, checkpoint.weights(), scales).SerializeToString())
 
     place, kept = _kept(cache, f"graph-{variant}-{checkpoint.digest}-{name}", build, _intermediate if usable else _onnx)
-    infer = _openvino(place, precision, has_bf16, workers) if usable else _onnxruntime(place, workers)
+    try:
+        infer = _openvino(place, precision, has_bf16, workers) if usable else _onnxruntime(place, workers)
+    except Exception as error:  # engines raise errors of many types
+        if isinstance(place, bytes):
+            raise
+        raise ModelError(
+            f"{name} cannot open the graph kept in {place} ({type(error).__name__}); "
+            "delete that folder, and it is built again"
+        ) from error
     return Engine(name, precision, workers, f"{why}; graph {kept}", infer, variant)
