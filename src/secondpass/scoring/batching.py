@@ -16,7 +16,7 @@ from secondpass.scoring.prepare import Row
 
 __all__ = ["Batch", "padded_width", "plan", "stack"]
 
-_ROUNDS = 3  # batches each worker takes at least: with fewer, the last to end keeps the others waiting
+_LEAST = 64  # tokens: in smaller batches starting costs more than sharing brings
 _STEP = 8  # widths are rounded up to this: fewer distinct shapes, each of which an engine has to set up once
 
 
@@ -43,26 +43,28 @@ def padded_width(length: int) -> int:
 def plan(lengths: Sequence[int], budget: int, workers: int = 1) -> Iterator[tuple[int, ...]]:
     """Positions in batches of at most `budget` padded tokens (one row may exceed it alone), longest rows first.
 
-    Few rows are shared among `workers` that compute side by side: batches are then smaller than the budget allows.
+    With several `workers`, each taking the next batch when it is free, a batch is no larger than one worker's share of
+    what is left, so that all end at nearly the same time (Polychronopoulos and Kuck 1987, Guided self-scheduling).
     """
-    if workers > 1:
-        total = sum(padded_width(length) for length in lengths)
-        rounds = max(-(-total // (budget * workers)), _ROUNDS)
-        budget = min(budget, _rounded(-(-total // (rounds * workers))))
+    left = sum(padded_width(length) for length in lengths)
     batch: list[int] = []
+    room = budget
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * padded_width(lengths[batch[0]]) > budget:
+        if batch and (len(batch) + 1) * padded_width(lengths[batch[0]]) > room:
             yield tuple(batch)
             batch = []
+        if not batch and workers > 1:
+            room = min(budget, max(_rounded(left // workers), _LEAST))
         batch.append(i)
+        left -= padded_width(lengths[i])
     if batch:
         yield tuple(batch)
 
 
 def _rounded(tokens: int) -> int:
-    """Up to the next 2ⁿ or ¾ · 2ⁿ: few budgets make few shapes of batches."""
-    whole = 1 << max(tokens - 1, 1).bit_length()
-    return whole * 3 // 4 if tokens <= whole * 3 // 4 else whole
+    """Down to 2ⁿ or 1½ · 2ⁿ: few budgets make few shapes of batches, and an engine sets each up once."""
+    power = 1 << max(tokens, 1).bit_length() - 1
+    return power * 3 // 2 if tokens >= power * 3 // 2 else power
 
 
 def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int) -> Batch:
