@@ -58,7 +58,7 @@ def test_a_damaged_file_is_refused(checkpoint: Checkpoint, scales: dict[str, NDA
 def test_a_smaller_models_scales_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     other = open_checkpoint(tiny_checkpoint(tmp_path / "other", layers=LAYERS - 1))
     write_scales(checkpoint, calibrate(other, PAIRS))
-    with pytest.raises(ModelError, match=rf"encoder.layer.{LAYERS - 1}.*another model's scales: calibrate again"):
+    with pytest.raises(ModelError, match=r"encoder.layer.*another model's scales: calibrate again"):
         read_scales(checkpoint)
 
 

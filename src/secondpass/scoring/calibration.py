@@ -28,10 +28,12 @@ from secondpass.scoring.batching import plan, stack
 from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.graph import bert_classifier
 from secondpass.scoring.prepare import prepare
+from secondpass.scoring.scales import places_of
 from secondpass.scoring.tokens import Tokens
 
 __all__ = ["calibrate"]
 
+_LINEARS = {"attention.self": ("query", "key", "value"), "attention.output": ("dense",), "intermediate": ("dense",)}
 _ALPHAS = (0.35, 0.5, 0.65, 0.8, 0.9)
 _SHARES = (1.0, 0.85, 0.7, 0.6)
 _ROWS = 3000  # sampled inputs of a place, on which α and share are chosen
@@ -54,37 +56,39 @@ def calibrate(
 ) -> dict[str, NDArray[Any]]:
     """Scales from (query, texts) like those that will be scored; some hundred queries with several texts each.
 
-    Gives tensors by name, for each layer and each of its places "attention.self", "attention.output", "intermediate"
-    and "output": `….range` float32 [2], `….smooth` float32 [channels] where smoothing helps, and `….units`
-    int64, the feed-forward units left in fp32. Raises InputError where no pair can be scored.
+    Gives tensors by name: for each of `scales.places_of` `….range` float32 [2] and, where smoothing helps,
+    `….smooth` float32 [channels]; for each layer `….units` int64, the feed-forward units left in fp32.
+    Raises InputError where no pair can be scored.
     """
     seen = _observed(checkpoint, pairs, np.random.default_rng(seed))
     if not seen:
         raise InputError("int8 scales need pairs that can be scored; none was given")
     weights = checkpoint.weights()
     out: dict[str, NDArray[Any]] = {}
-    for i in range(checkpoint.encoder.layers):
-        at = f"encoder.layer.{i}"
-        for place, names in (
-            ("attention.self", ("attention.self.query", "attention.self.key", "attention.self.value")),
-            ("attention.output", ("attention.output.dense",)),
-            ("intermediate", ("intermediate.dense",)),
-        ):
-            matrix = np.concatenate([weights[f"{at}.{name}.weight"].T for name in names], axis=1)
-            one = seen[f"{at}.{place}"]
-            out |= _best(f"{at}.{place}", one, matrix, _smoothings(one, matrix))
-        inner = seen[f"{at}.output"]
-        units = _far(np.maximum(np.abs(inner.low), np.abs(inner.high)))
-        matrix = np.delete(weights[f"{at}.output.dense.weight"].T, units, axis=0)
-        rest = _Seen(
-            np.delete(inner.low, units),
-            np.delete(inner.high, units),
-            [np.delete(rows, units, axis=1) for rows in inner.rows],
-        )
-        # not smoothed: dividing the widest tensor of all would cost time
-        out |= _best(f"{at}.output", rest, matrix, [None], _SHARES)
-        out[f"{at}.units"] = units
+    for place in places_of(checkpoint.encoder):
+        at = ".".join(place.split(".")[:3])
+        name = place.removeprefix(f"{at}.")
+        if name == "output":
+            out |= _fed_forward(at, seen[place], weights[f"{place}.dense.weight"].T)
+        else:
+            linears = [f"{place}.{one}" for one in _LINEARS[name]]
+            matrix = np.concatenate([weights[f"{one}.weight"].T for one in linears], axis=1)
+            out |= _best(place, seen[place], matrix, _smoothings(seen[place], matrix))
     return out
+
+
+def _fed_forward(at: str, seen: _Seen, matrix: Float) -> dict[str, NDArray[Any]]:
+    """A feed-forward layer's second half: the units that stay in fp32, and the range of the others.
+
+    Not smoothed: dividing the widest tensor of all would cost time.
+    """
+    units = _far(np.maximum(np.abs(seen.low), np.abs(seen.high)))
+    rest = _Seen(
+        np.delete(seen.low, units),
+        np.delete(seen.high, units),
+        [np.delete(rows, units, axis=1) for rows in seen.rows],
+    )
+    return _best(f"{at}.output", rest, np.delete(matrix, units, axis=0), [None], _SHARES) | {f"{at}.units": units}
 
 
 def _observed(

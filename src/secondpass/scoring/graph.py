@@ -1,8 +1,8 @@
 """The BERT classifier as ONNX graphs, built straight from the weights.
 
 Knows: the operators and their order. Refuses to know: files, engines, tokens. Every engine
-reads the same graph, so they can be compared. What an exporter would not do: the last layer computes query, output
-and feed-forward for the [CLS] row only (exact, and it saves most of that layer); LayerNormalization stays apart from
+reads the same graph, so they can be compared. What an exporter would not do: the last layer computes for the [CLS]
+row only, keys and values included (exact, and it saves that layer nearly whole); LayerNormalization stays apart from
 its Add (the fused form is slow on CPUs); the layers can be cut into blocks, run one after the other; and with
 scales (see `calibration`) the linear layers compute on 8-bit integers, with the same result whatever else is in the
 batch.
@@ -20,7 +20,7 @@ from secondpass.scoring.checkpoint import Encoder
 
 __all__ = ["VERSION", "bert_block", "bert_classifier"]
 
-VERSION = 2  # part of the cache key: raise it with every change of the graph
+VERSION = 3  # part of the cache key: raise it with every change of the graph
 _MASKED = -10_000.0  # large enough to vanish in a softmax, small enough for bf16
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -68,11 +68,14 @@ class _Linears:
 
     def __call__(self, x: str, name: str, where: str = "", *, scale: float = 1.0, after: str = "") -> str:
         """`scale` multiplies the output; `after` names the place where it is read next and is smoothed for that."""
-        matrix: NDArray[Any] = self._weights[f"{name}.weight"].T * np.float32(scale)
-        bias: NDArray[Any] = self._weights[f"{name}.bias"] * np.float32(scale)
-        if (smooth := self._scales.get(f"{after}.smooth")) is not None:
-            matrix, bias = matrix / smooth, bias / smooth
-        return self.of(x, name, where, matrix, bias)
+        matrix, bias = self.weights(name, after)
+        return self.of(x, name, where, matrix * np.float32(scale), bias * np.float32(scale))
+
+    def weights(self, name: str, after: str = "") -> tuple[NDArray[Any], NDArray[Any]]:
+        """W, [in, out], and b."""
+        matrix, bias = self._weights[f"{name}.weight"].T, self._weights[f"{name}.bias"]
+        smooth = self._scales.get(f"{after}.smooth")
+        return (matrix, bias) if smooth is None else (matrix / smooth, bias / smooth)
 
     def of(self, x: str, name: str, where: str, matrix: NDArray[Any], bias: NDArray[Any] | None) -> str:
         g = self._g
@@ -169,15 +172,32 @@ def bert_block(
         kinds = g.add("Gather", weight("embeddings.token_type_embeddings.weight"), "types")
         return normalised(g.add("Add", g.add("Add", words, kinds), positions), "embeddings.LayerNorm")
 
-    def attended(x: str, rows: str, at: str) -> str:
+    def attended(x: str, at: str) -> str:
         key = split(linear(x, f"{at}.self.key", f"{at}.self"))
-        query = split(linear(rows, f"{at}.self.query", f"{at}.self", scale=1.0 / float(np.sqrt(width))))
+        query = split(linear(x, f"{at}.self.query", f"{at}.self", scale=1.0 / float(np.sqrt(width))))
         value = split(linear(x, f"{at}.self.value", f"{at}.self", after=f"{at}.output"))
         scores = g.add("Add", g.add("MatMul", query, g.add("Transpose", key, perm=[0, 1, 3, 2])), bias)
         mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), value)
-        joined = g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.ints(0, -1, encoder.hidden))
-        added = g.add("Add", linear(joined, f"{at}.output.dense", f"{at}.output"), rows)
-        return normalised(added, f"{at}.output.LayerNorm")
+        return g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.ints(0, -1, encoder.hidden))
+
+    def attended_by_first(x: str, first: str, at: str) -> str:
+        """What the first token alone sees: its query and its mixture go through the matrices, not all keys and values.
+
+        q·(x W + b) = (q Wᵀ)·x + q·b, where q·b is the same for all tokens and falls out of the softmax;
+        Σ pₗ (xₗ W + b) = (Σ pₗ xₗ) W + b, since the pₗ add up to 1.
+        """
+        key, _ = linear.weights(f"{at}.self.key")
+        value, after = linear.weights(f"{at}.self.value", f"{at}.output")
+        backwards = g.constant(key.reshape(-1, heads, width).transpose(1, 2, 0), f"{at}.self.key.backwards")
+        forwards = g.constant(value.reshape(-1, heads, width).transpose(1, 0, 2), f"{at}.self.value.forwards")
+        query = split(linear(first, f"{at}.self.query", scale=1.0 / float(np.sqrt(width))))
+        # [batch, heads, hidden] by [batch, hidden, tokens], then [batch, heads, tokens] by [batch, tokens, hidden]
+        asked = g.add("Reshape", g.add("MatMul", query, backwards), g.ints(0, heads, encoder.hidden))
+        seen = g.add("MatMul", asked, g.add("Transpose", x, perm=[0, 2, 1]))
+        shares = g.add("Softmax", g.add("Add", seen, g.add("Squeeze", bias, g.ints(1))), axis=-1)
+        mixed = g.add("Reshape", g.add("MatMul", shares, x), g.ints(0, heads, 1, encoder.hidden))
+        joined = g.add("Reshape", g.add("MatMul", mixed, forwards), g.ints(0, 1, encoder.hidden))
+        return g.add("Add", joined, g.constant(after, f"{at}.self.value.bias"))
 
     def fed_forward(rows: str, at: str) -> str:
         inward, outward = (f"{at}.{name}.dense" for name in ("intermediate", "output"))
@@ -202,10 +222,14 @@ def bert_block(
     bias = g.add("Mul", g.add("Sub", g.number(1.0), real), g.number(_MASKED))
     x = embedded() if first == 0 else "hidden_in"
     for i in range(first, last):
-        at = f"encoder.layer.{i}"
-        # what comes out of the last layer is needed for [CLS] alone
-        rows = g.add("Slice", x, g.ints(0), g.ints(1), g.ints(1)) if i == encoder.layers - 1 else x
-        x = fed_forward(attended(x, rows, f"{at}.attention"), at)
+        at, before = f"encoder.layer.{i}", x
+        if i == encoder.layers - 1:  # what comes out of the last layer is needed for [CLS] alone
+            before = g.add("Slice", x, g.ints(0), g.ints(1), g.ints(1))
+            mixed = attended_by_first(x, before, f"{at}.attention")
+        else:
+            mixed = attended(x, f"{at}.attention")
+        added = g.add("Add", linear(mixed, f"{at}.attention.output.dense", f"{at}.attention.output"), before)
+        x = fed_forward(normalised(added, f"{at}.attention.output.LayerNorm"), at)
 
     tokens, hidden = ["batch", "tokens"], ["batch", "tokens", encoder.hidden]
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, tokens) for n in ("ids", "mask", "types")]

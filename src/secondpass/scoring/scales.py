@@ -11,11 +11,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from secondpass.errors import ModelError
-from secondpass.scoring.checkpoint import Checkpoint
+from secondpass.scoring.checkpoint import Checkpoint, Encoder
 
-__all__ = ["SCALES", "read_scales", "write_scales"]
+__all__ = ["SCALES", "places_of", "read_scales", "write_scales"]
 
 SCALES = "int8.safetensors"
+
+
+def places_of(encoder: Encoder) -> list[str]:
+    """The inputs of linear layers that are integers, in the order of the graph.
+
+    The last layer's attention is not among them: it computes for one token, see `graph`.
+    """
+    names = ("attention.self", "attention.output", "intermediate", "output")
+    every = [f"encoder.layer.{i}.{name}" for i in range(encoder.layers) for name in names]
+    return [place for place in every if place != f"encoder.layer.{encoder.layers - 1}.attention.self"]
 
 
 def write_scales(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]]) -> None:
@@ -44,8 +54,7 @@ def read_scales(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
         raise ModelError(f"{path}: damaged ({error}); copy it again or calibrate again") from error
     if made_for != checkpoint.digest:
         raise ModelError(f"{path}: these scales were made for another model than the folder's: calibrate again")
-    places = ("attention.self", "attention.output", "intermediate", "output")
-    wanted = {f"encoder.layer.{i}.{place}.range" for i in range(checkpoint.encoder.layers) for place in places}
+    wanted = {f"{place}.range" for place in places_of(checkpoint.encoder)}
     if missing := sorted(wanted - scales.keys()):
         raise ModelError(f"{path}: {missing[0]!r} is missing; these are another model's scales: calibrate again")
     return scales
