@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gzip
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,19 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def training_texts(data: Path, sets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The distinct passages that answer something in these training sets, in their order, and nq-qed's queries."""
+    texts: dict[str, None] = {}
+    queries: list[str] = []
+    for name in sets:
+        with gzip.open(data / "train" / name / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                texts[row["positive"]] = None
+                if name == "nq-qed":
+                    queries.append(row["query"])
+    return list(texts), queries
 
 
 def target(name: str, value: float | None, goal: str, holds: bool) -> dict[str, Any]:

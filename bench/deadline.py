@@ -11,7 +11,6 @@ the machine's load, and stays to its end. A miss is an answer that comes later t
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from common import arguments, target, write
+from common import arguments, target, training_texts, write
 from secondpass.evaluation.metrics import evaluate
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.retrievers.bm25 import BM25
@@ -47,14 +46,7 @@ class Passages:
     """Real passages by their number of tokens."""
 
     def __init__(self, data: Path, model: CrossEncoder) -> None:
-        texts: dict[str, None] = {}
-        self.queries: list[str] = []
-        for name in SETS:
-            with gzip.open(data / "train" / name / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
-                for row in map(json.loads, lines):
-                    texts[row["positive"]] = None
-                    if name == "nq-qed":
-                        self.queries.append(row["query"])
+        texts, self.queries = training_texts(data, SETS)
         drawn = random.Random(SEED).sample(sorted(texts), 12_000)
         encoded = model.scorer.checkpoint.tokenizer.encode_batch(drawn, add_special_tokens=False)
         self._by_length = sorted((len(encoding.ids), text) for encoding, text in zip(encoded, drawn, strict=True))

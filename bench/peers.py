@@ -19,7 +19,6 @@ The measured limit of a precision (peers/gemm.py) takes its turn in every round 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import os
@@ -41,7 +40,7 @@ import numpy as np
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
-from common import ROOT, arguments, commit, target, write
+from common import ROOT, arguments, commit, target, training_texts, write
 from deadline import lengths_w1, lengths_w2
 from quality import drawn
 from secondpass.evaluation.collections import Collection, read_beir
@@ -180,17 +179,10 @@ class Pool:
     """Real passages by their number of tokens, each handed out once as long as there are others like it."""
 
     def __init__(self, data: Path, tokenizer: Tokenizer) -> None:
-        texts: dict[str, None] = {}
-        self.queries: list[str] = []
-        for name in SETS:
-            with gzip.open(data / "train" / name / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
-                for row in map(json.loads, lines):
-                    texts[row["positive"]] = None
-                    if name == "nq-qed":
-                        self.queries.append(row["query"])
+        texts, self.queries = training_texts(data, SETS)
         # long ones are rare: all of them, by their characters, beside a sample of the rest
         long = [text for text in texts if 1_100 <= len(text) <= 2_800]
-        rest = sorted(texts.keys() - set(long))
+        rest = sorted(set(texts) - set(long))
         chosen = sorted(long) + random.Random(SEED).sample(rest, min(len(rest), 8_000))
         encoded = tokenizer.encode_batch(chosen, add_special_tokens=False)
         self._all = sorted((len(one.ids), text) for one, text in zip(encoded, chosen, strict=True) if one.ids)
