@@ -324,6 +324,7 @@ class Bench:
         self.queries: int = options.queries
         self.passages: int = options.passages
         self.engines = [name for name in ENGINES if not options.only or name in options.only]
+        self.commit = commit()  # now: that is what the engines load, whatever is committed meanwhile
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.python: dict[str, Path] = {}
         self.missing: dict[str, str] = {}  # why an environment's engines cannot run
@@ -370,7 +371,7 @@ class Bench:
         """A part's result, with the commit it is of."""
         path = self.work / "parts" / f"{part}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"commit": commit(), "digest": self.folder.name, **result})
+        text = json.dumps({"commit": self.commit, "digest": self.folder.name, **result})
         for place, name in ((self.work, "WORK"), (ROOT, ".")):  # whose machine it was is nobody's business
             text = text.replace(str(place), name)
         path.write_text(text, encoding="utf-8")
