@@ -53,7 +53,6 @@ HERE = Path(__file__).resolve().parent / "peers"
 SEED = 17
 LENGTH = 512
 DEPTH = 100
-AGREEMENT_DEPTH = 40  # less deep, more queries: a difference of rankings is an average over queries
 ROUNDS = 20
 MODEL = "secondpass-mini"
 WARM = {"W1": 2, "W2": 1, "W3": 2}
@@ -550,7 +549,7 @@ def where(bench: Bench, pool: Pool) -> dict[str, Any]:
 
 
 def agreement(bench: Bench) -> dict[str, Any]:
-    """nDCG@10 of each profile on test queries over BM25's first 40, the model as shipped (its own length)."""
+    """nDCG@10 of each profile on test queries over BM25's first 100, the model as shipped (its own length)."""
     shipped = bench.folder / "shipped"
     shutil.copytree(locate(MODEL), shipped / "checkpoint", dirs_exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -558,7 +557,7 @@ def agreement(bench: Bench) -> dict[str, Any]:
     for name, split in COLLECTIONS.items():
         whole = read_beir(bench.data / "collections" / name, split)
         collection = drawn(whole, bench.queries)
-        found = candidates(collection, AGREEMENT_DEPTH)
+        found = candidates(collection, DEPTH)
         draws = [[(collection.queries[query_id], texts)] for query_id, texts, _ in found]
         path, _ = workload_file(f"agreement-{name}", draws, bench.tokenizer, bench.work)
         qrels = {query_id: dict(grades) for query_id, grades in collection.qrels.items()}

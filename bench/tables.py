@@ -21,9 +21,10 @@ PAGES = [
 ]
 
 
-def _where(result: dict[str, Any]) -> str:
+def _where(result: dict[str, Any], of: str = "") -> str:
+    """Machine, day and commit; `of` names the commits where parts were measured at several."""
     machine = result["machine"]
-    return f"{machine['cores']} cores {machine['cpu']}, {result['date']}, commit {result['commit']}"
+    return f"{machine['cores']} cores {machine['cpu']}, {result['date']}, commit {of or result['commit']}"
 
 
 def _quality(result: dict[str, Any], *, clean: bool) -> str:
@@ -193,10 +194,11 @@ def peers(result: dict[str, Any]) -> str:
         f"{name} {count} of {used[name]['pairs']} pairs (median {used[name]['pair_tokens']['median']:g} tokens)"
         for name, count in rounds.items()
     )
+    of = ", ".join(dict.fromkeys(f"{row['commit']} ({row['workload']})" for row in found.values()))
     rows += [
         "",
         f"×: times as fast as sentence-transformers with its defaults, by round, the median. Rounds: {what}. "
-        f"In brackets 95 % intervals. {result['threads']} threads. {_where(result)}; `bench/peers.py`.",
+        f"In brackets 95 % intervals. {result['threads']} threads. {_where(result, of)}; `bench/peers.py`.",
         *("", *(f"{one}." for one in failed)) * bool(failed),
         "",
         f"Of what was promised {held} of {len(result['targets'])} hold."
@@ -210,13 +212,13 @@ def profiles(result: dict[str, Any]) -> str:
     lines: list[str] = []
     if result["agreement"]:
         lines += [
-            "| collection | profile | queries | nDCG@10 | against exact ± standard error | overlap@10 "
+            "| collection | profile | queries | nDCG@10 | against exact (queries changed) | overlap@10 "
             "| largest difference of a logit |",
             "|---|---|---|---|---|---|---|",
         ]
         for row in result["agreement"]["rows"]:
             compared = (
-                f"{row['difference']:+.4f} ± {row['standard_error']:.4f} | {row['overlap@10']:.3f} "
+                f"{row['difference']:+.4f} ({row['queries_changed']}) | {row['overlap@10']:.3f} "
                 f"| {row['largest_difference']:.3f}"
                 if "difference" in row
                 else "— | — | —"
@@ -239,7 +241,8 @@ def profiles(result: dict[str, Any]) -> str:
                 f"padding {row['padded_share']:.1%} of the tokens"
                 + (f"; of the engine's time {nodes}" if nodes else "")
             )
-    return "\n".join([*lines, "", f"{_where(result)}; `bench/peers.py`."])
+    of = ", ".join(f"{result[part]['commit']} ({part})" for part in ("agreement", "where") if result[part])
+    return "\n".join([*lines, "", f"{_where(result, of)}; `bench/peers.py`."])
 
 
 def memory(result: dict[str, Any]) -> str:
