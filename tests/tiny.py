@@ -1,4 +1,4 @@
-"""A tiny random BERT cross-encoder, built without torch, in the layout that Hugging Face writes."""
+"""Tiny random checkpoints, built without torch: a BERT cross-encoder as Hugging Face writes it, and a split encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import BertWordPieceTokenizer
 
 HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS = 32, 2, 4, 64, 128
@@ -29,6 +29,33 @@ def vocabulary() -> list[str]:
         *characters,
         *(f"##{c}" for c in characters),
     ]
+
+
+def tiny_split(folder: Path, seed: int = 0, layers: int = 3, apart: int = 1, **config: Any) -> Path:
+    """Write a split encoder with a head after every layer from `apart` on, and return its folder."""
+    tiny_checkpoint(folder, seed, layers=layers, **config)
+    settings = json.loads((folder / "config.json").read_text())
+    exits = list(range(max(apart, 1), layers + 1))
+    settings |= {"model_type": "secondpass-split", "architectures": [], "apart": apart, "exits": exits}
+    (folder / "config.json").write_text(json.dumps(settings))
+    draw = np.random.default_rng(seed + 1)
+
+    def normal(*shape: int, scale: float = 0.15) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return (draw.standard_normal(shape) * scale).astype(np.float32)
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: value for name, value in tensors.items() if "pooler" not in name and "classifier" not in name}
+    for i in range(apart, layers):
+        tensors[f"bert.encoder.layer.{i}.gate"] = normal(2, HEADS, scale=0.5)
+    for i in exits:
+        head = {"factors": np.array([9.0, 5.0], np.float32), "token.weight": normal(1, HIDDEN, scale=0.5)}
+        head |= {"token.bias": normal(1), "inner.weight": normal(8, 2 * HIDDEN, scale=1.0), "inner.bias": normal(8)}
+        head |= {"outer.weight": normal(1, 8, scale=2.0), "outer.bias": normal(1)}
+        if i < layers:
+            head["project.weight"] = normal(16, HIDDEN)
+        tensors |= {f"heads.{i}.{name}": value for name, value in head.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def tiny_checkpoint(folder: Path, seed: int = 0, vocab_only: bool = False, layers: int = LAYERS, **config: Any) -> Path:

@@ -22,17 +22,23 @@ _STEP = 8  # widths are rounded up to this: fewer distinct shapes, each of which
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Arrays of int64, shape [rows, width]; `rows` are positions in the request."""
+    """Arrays of int64, shape [rows, width]; `rows` are positions in the request.
+
+    For a split encoder they hold the documents' side alone, and `query` and `query_mask`, shape [1, query width],
+    the side that all of them share.
+    """
 
     rows: tuple[int, ...]
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
     types: NDArray[np.int64]
+    query: NDArray[np.int64] | None = None
+    query_mask: NDArray[np.int64] | None = None
 
     @property
     def padded_tokens(self) -> int:
-        """Tokens the engine computes on."""
-        return int(self.ids.size)
+        """Tokens the engine computes on, the query's counted for each row."""
+        return int(self.ids.size) + (0 if self.query is None else len(self.ids) * self.query.size)
 
 
 def padded_width(length: int) -> int:
@@ -67,15 +73,29 @@ def _rounded(tokens: int) -> int:
     return power * 3 // 2 if tokens >= power * 3 // 2 else power
 
 
-def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int) -> Batch:
-    """The arrays of one batch; `rows[k]` belongs to `positions[k]`, `limit` is the engine's longest width."""
-    width = min(padded_width(max(len(row.ids) for row in rows)), limit)
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    types = np.zeros((len(rows), width), dtype=np.int64)
+def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int, *, split: bool = False) -> Batch:
+    """The arrays of one batch; `rows[k]` belongs to `positions[k]`, `limit` is the engine's longest width.
+
+    With `split` for a split encoder: rows of one query.
+    """
+    if split:
+        asked = rows[0].query_tokens
+        query, query_mask = _padded([rows[0].ids[:asked]], pad, limit)
+        ids, mask = _padded([row.ids[asked:] for row in rows], pad, limit)
+        return Batch(tuple(positions), ids, mask, np.zeros_like(ids), query, query_mask)
+    ids, mask = _padded([row.ids for row in rows], pad, limit)
+    types = np.zeros_like(ids)
     for k, row in enumerate(rows):
-        n = len(row.ids)
-        ids[k, :n] = row.ids
-        mask[k, :n] = 1
-        types[k, row.query_tokens : n] = 1
+        types[k, row.query_tokens : len(row.ids)] = 1
     return Batch(tuple(positions), ids, mask, types)
+
+
+def _padded(sides: Sequence[NDArray[np.uint32]], pad: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, as wide as the longest and a little more for the step."""
+    width = min(padded_width(max(map(len, sides))), limit)
+    ids = np.full((len(sides), width), pad, dtype=np.int64)
+    mask = np.zeros((len(sides), width), dtype=np.int64)
+    for k, side in enumerate(sides):
+        ids[k, : len(side)] = side
+        mask[k, : len(side)] = 1
+    return ids, mask

@@ -1,8 +1,9 @@
 """Opening a model folder: what it is, whether it may be trusted to score, its parts.
 
 Knows: the Hugging Face / sentence-transformers layout of a BERT sequence classifier with one
-label. Refuses to know: engines, batches, rankings. A folder that would score wrongly in
-silence (no trained head, an unknown architecture, pickled weights) is refused with the reason.
+label, and the same with a split encoder's gates and heads. Refuses to know: engines, batches,
+rankings. A folder that would score wrongly in silence (no trained head, an unknown architecture,
+pickled weights) is refused with the reason.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from secondpass.errors import ModelError
 from secondpass.weights import folder_digest, locate, shipped_name
 
-__all__ = ["Checkpoint", "Encoder", "Golden", "open_checkpoint"]
+__all__ = ["SPLIT", "Checkpoint", "Encoder", "Golden", "open_checkpoint"]
 
+SPLIT = "secondpass-split"  # the model_type of a split encoder, unknown elsewhere: nothing else scores it wrongly
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """The sizes that a BERT graph is built from."""
+    """The sizes that a BERT graph is built from.
+
+    A split encoder (see `split`) reads query and document apart in its first `apart` layers and has a head after each
+    of the layers `exits`, the last one among them; None and () for a classifier.
+    """
 
     layers: int
     hidden: int
@@ -35,6 +41,8 @@ class Encoder:
     positions: int
     epsilon: float
     activation: str
+    apart: int | None = None
+    exits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +98,16 @@ def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
     if not config:
         raise ModelError(f"{folder}: no config.json; this is not a Hugging Face or sentence-transformers model folder")
     kind, architectures = config.get("model_type"), config.get("architectures") or []
-    if kind != "bert":
+    if kind not in ("bert", SPLIT):
         raise ModelError(f"{folder}: model_type is {kind!r}; so far only the BERT family ('bert') can be opened")
-    if "BertForSequenceClassification" not in architectures:
+    if kind == "bert" and "BertForSequenceClassification" not in architectures:
         raise ModelError(
             f"{folder}: architectures is {architectures}, which has no trained ranking head; "
             "a cross-encoder says BertForSequenceClassification (a bi-encoder cannot be opened as one)"
         )
     labels = config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
-    if count != 1:
+    if kind == "bert" and count != 1:
         raise ModelError(f"{folder}: the head has {count} labels; a reranker has exactly one")
     positions = config.get("position_embedding_type", "absolute")
     if positions != "absolute":
@@ -108,7 +116,21 @@ def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
         raise ModelError(f"{folder}: hidden_act {config.get('hidden_act')!r} is not supported, only gelu and relu")
 
 
-def _check_weights(folder: Path, layers: int) -> None:
+def _split(folder: Path, config: dict[str, Any]) -> tuple[int | None, tuple[int, ...]]:
+    """How a split encoder is cut, and where it has heads. Raises ModelError where that makes no sense."""
+    if config["model_type"] != SPLIT:
+        return None, ()
+    apart, exits, layers = config.get("apart"), config.get("exits"), int(config["num_hidden_layers"])
+    if not isinstance(apart, int) or not 0 <= apart < layers:
+        raise ModelError(f"{folder}: config.json says apart = {apart!r}; of {layers} layers 0 to {layers - 1} can be")
+    if not isinstance(exits, list) or exits != sorted({*exits, layers}) or not all(apart <= e <= layers for e in exits):
+        raise ModelError(
+            f"{folder}: config.json says exits = {exits!r}; give layers from {apart} up in order, {layers} the last"
+        )
+    return apart, tuple(exits)
+
+
+def _check_weights(folder: Path, encoder: Encoder) -> None:
     path = folder / "model.safetensors"
     if not path.is_file():
         others = [one.name for one in folder.iterdir() if one.suffix in (".bin", ".pt", ".safetensors", ".index.json")]
@@ -124,9 +146,14 @@ def _check_weights(folder: Path, layers: int) -> None:
             names = {name.removeprefix("bert.") for name in tensors.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise ModelError(f"{path}: damaged ({error}); copy it again") from error
-    needed = {"classifier.weight", "classifier.bias", "pooler.dense.weight", "pooler.dense.bias"}
+    if encoder.apart is None:
+        needed = {"classifier.weight", "classifier.bias", "pooler.dense.weight", "pooler.dense.bias"}
+    else:
+        parts = ("factors", "token.weight", "inner.weight", "inner.bias", "outer.weight", "outer.bias")
+        needed = {f"heads.{i}.{part}" for i in encoder.exits for part in parts}
+        needed |= {f"encoder.layer.{i}.gate" for i in range(encoder.apart, encoder.layers)}
     needed |= {"embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"}
-    needed |= {f"encoder.layer.{i}.output.dense.weight" for i in range(layers)}
+    needed |= {f"encoder.layer.{i}.output.dense.weight" for i in range(encoder.layers)}
     missing = sorted(needed - names)
     if missing:
         raise ModelError(f"{path}: the tensor {missing[0]!r} is missing; without it the scores would be random")
@@ -160,6 +187,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     folder = locate(model)
     config = _read_json(folder / "config.json")
     _check_architecture(folder, config)
+    apart, exits = _split(folder, config)
     encoder = Encoder(
         layers=int(config["num_hidden_layers"]),
         hidden=int(config["hidden_size"]),
@@ -168,8 +196,10 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
         positions=int(config["max_position_embeddings"]),
         epsilon=float(config.get("layer_norm_eps", 1e-12)),
         activation=str(config.get("hidden_act", "gelu")),
+        apart=apart,
+        exits=exits,
     )
-    _check_weights(folder, encoder.layers)
+    _check_weights(folder, encoder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json")
     tokenizer = _tokenizer(folder, tokenizer_config)
     lengths = [encoder.positions]

@@ -1,8 +1,9 @@
-"""Engines: a graph and a batch in, logits out.
+"""Engines: graphs and a batch in, logits out.
 
-Knows: ONNX Runtime and OpenVINO, precisions, threads, and where a built graph is kept. Refuses
-to know: texts and rankings. `infer` may be called from as many threads as `workers`; each
-worker computes on one core, which was measured faster than one batch on all cores.
+Knows: the graphs that a checkpoint needs and how a batch passes through them, ONNX Runtime and
+OpenVINO, precisions, threads, and where a built graph is kept. Refuses to know: texts and rankings.
+`infer` may be called from as many threads as `workers`; each worker computes on one core, which was
+measured faster than one batch on all cores.
 
     default  bf16 on OpenVINO where the CPU has bf16, else fp32 there, else fp32 on ONNX Runtime
     exact    fp32, the reference
@@ -12,11 +13,12 @@ worker computes on one core, which was measured faster than one batch on all cor
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import queue
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import ModelError
-from secondpass.scoring import graph
+from secondpass.scoring import graph, split
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.scales import SCALES, read_scales
@@ -37,6 +39,8 @@ PROFILES = ("default", "exact", "fast")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 Logits = NDArray[np.float32]
+Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
+"""A compiled graph: its inputs by name -> its one output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,12 @@ def _kept(
     return folder, "built and cached"
 
 
-def _openvino(place: bytes | Path, precision: str, has_bf16: bool, threads: int) -> Callable[[Batch], Logits]:
+def _openvino(place: bytes | Path, precision: str, threads: int) -> Run:
     import openvino
 
     core = openvino.Core()
     settings: dict[str, Any] = {
-        # what does not compute on integers computes in the precision of the hint
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" or (precision == "int8" and has_bf16) else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "NUM_STREAMS": str(threads),
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # pinning would tie two processes on one machine to the same cores
@@ -113,16 +116,15 @@ def _openvino(place: bytes | Path, precision: str, has_bf16: bool, threads: int)
     for _ in range(threads):
         requests.put(compiled.create_infer_request())
 
-    def infer(batch: Batch) -> Logits:
+    def run(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         request = requests.get()  # a request serves one caller at a time; waiting here is the bound on threads
         try:
             # inputs are copied on purpose: shared ones were seen to give silently wrong scores
-            result = request.infer({"ids": batch.ids, "mask": batch.mask, "types": batch.types})
-            return np.array(result["logits"], dtype=np.float32)
+            return np.array(request.infer(dict(inputs))[0], dtype=np.float32)
         finally:
             requests.put(request)
 
-    return infer
+    return run
 
 
 def _intermediate(model: bytes, folder: Path) -> None:
@@ -136,7 +138,7 @@ def _onnx(model: bytes, folder: Path) -> None:
     (folder / "graph.onnx").write_bytes(model)
 
 
-def _onnxruntime(place: bytes | Path, threads: int) -> Callable[[Batch], Logits]:
+def _onnxruntime(place: bytes | Path, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -155,13 +157,51 @@ def _onnxruntime(place: bytes | Path, threads: int) -> Callable[[Batch], Logits]
     for _ in range(threads):
         turns.put(None)
 
-    def infer(batch: Batch) -> Logits:
+    def run(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         turns.get()  # a session may run in many threads at once; this keeps it to `threads`
         try:
-            (logits,) = session.run(["logits"], {"ids": batch.ids, "mask": batch.mask, "types": batch.types})
-            return np.asarray(logits, dtype=np.float32)
+            return np.asarray(session.run(None, dict(inputs))[0], dtype=np.float32)
         finally:
             turns.put(None)
+
+    return run
+
+
+def _graphs(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]] | None) -> dict[str, Callable[[], Any]]:
+    """What builds each graph that the checkpoint needs, by its name."""
+    encoder = checkpoint.encoder
+    weights = functools.cache(checkpoint.weights)  # read when the first graph is built, for all of them
+    if encoder.apart is None:
+        return {"graph": lambda: graph.bert_classifier(encoder, weights(), scales)}
+    apart, last = encoder.apart, encoder.layers
+    return {
+        "apart": lambda: split.apart_block(encoder, weights(), apart, scales),
+        "joint": lambda: split.joint_block(encoder, weights(), apart, last, scales),
+        "head": lambda: split.pair_head(encoder, weights(), last),
+    }
+
+
+def _whole(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
+    """A classifier: one graph from ids to logits."""
+    run = runs["graph"]
+    return lambda batch: run({"ids": batch.ids, "mask": batch.mask, "types": batch.types})
+
+
+def _split(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
+    """A split encoder: the query read once, the documents, then both sides together."""
+
+    def infer(batch: Batch) -> Logits:
+        if batch.query is None or batch.query_mask is None:
+            raise ValueError("a split encoder needs batches stacked with split=True")
+        asked = runs["apart"]({"ids": batch.query, "mask": batch.query_mask})
+        documents = runs["apart"]({"ids": batch.ids, "mask": batch.mask})
+        rows, width = batch.query.shape[1], documents.shape[1]
+        hidden = np.concatenate((np.broadcast_to(asked, (len(documents), *asked.shape[1:])), documents), axis=1)
+        of_query = np.repeat(np.array([[1, 0]], np.float32), (rows, width), axis=1)
+        masks = {"query_mask": batch.query_mask, "mask": batch.mask}
+        hidden = runs["joint"]({"hidden_in": hidden, "of_query": of_query, **masks})
+        sides = {"query": np.ascontiguousarray(hidden[:, :rows]), "hidden": np.ascontiguousarray(hidden[:, rows:])}
+        return runs["head"]({**sides, **masks})
 
     return infer
 
@@ -219,18 +259,26 @@ def open_engine(
         why = "the CPU has no bf16" if usable else f"fp32 is what the portable engine has ({abilities})"
     scales = read_scales(checkpoint) if precision == "int8" else None
     variant = f"v{graph.VERSION}" + (f"-{file_digest(checkpoint.folder / SCALES)[:12]}" if scales else "")
-
-    def build() -> bytes:
-        return bytes(graph.bert_classifier(checkpoint.encoder, checkpoint.weights(), scales).SerializeToString())
-
-    place, kept = _kept(cache, f"graph-{variant}-{checkpoint.digest}-{name}", build, _intermediate if usable else _onnx)
-    try:
-        infer = _openvino(place, precision, has_bf16, workers) if usable else _onnxruntime(place, workers)
-    except Exception as error:  # engines raise errors of many types
-        if isinstance(place, bytes):
-            raise
-        raise ModelError(
-            f"{name} cannot open the graph kept in {place} ({type(error).__name__}); "
-            "delete that folder, and it is built again"
-        ) from error
+    # what does not compute on integers computes in bf16 where it can
+    compute = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16) else "fp32"
+    runs, kept = {}, ""
+    for part, build in _graphs(checkpoint, scales).items():
+        place, kept = _kept(
+            cache,
+            f"{part}-{variant}-{checkpoint.digest}-{name}",
+            lambda build=build: bytes(build().SerializeToString()),  # type: ignore[misc]
+            _intermediate if usable else _onnx,
+        )
+        # neighbours in a ranking are closer than bf16 can tell apart, so a head of its own computes in fp32
+        part_precision = "fp32" if part == "head" else compute
+        try:
+            runs[part] = _openvino(place, part_precision, workers) if usable else _onnxruntime(place, workers)
+        except Exception as error:  # engines raise errors of many types
+            if isinstance(place, bytes):
+                raise
+            raise ModelError(
+                f"{name} cannot open the graph kept in {place} ({type(error).__name__}); "
+                "delete that folder, and it is built again"
+            ) from error
+    infer = _whole(runs) if checkpoint.encoder.apart is None else _split(runs)
     return Engine(name, precision, workers, f"{why}; graph {kept}", infer, variant)

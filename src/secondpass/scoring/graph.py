@@ -10,7 +10,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from secondpass.scoring.checkpoint import Encoder
 
-__all__ = ["VERSION", "bert_block", "bert_classifier"]
+__all__ = ["MASKED", "VERSION", "Bert", "Tensors", "bert_block", "bert_classifier", "finished"]
 
 VERSION = 3  # part of the cache key: raise it with every change of the graph
-_MASKED = -10_000.0  # large enough to vanish in a softmax, small enough for bf16
+MASKED = -10_000.0  # large enough to vanish in a softmax, small enough for bf16
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -142,107 +142,159 @@ def bert_block(
     The first block takes ids, mask and types, later ones hidden (float32 [batch, tokens, hidden]) and mask;
     the last gives logits, those before it hidden.
     """
-    import onnx
-    from onnx import TensorProto, helper
+    bert = Bert(encoder, weights, scales, probes)
+    g, inputs = bert.g, ["ids", "mask", "types"] if first == 0 else ["hidden_in", "mask"]
+    bias = bert.masked("mask")
+    x = bert.embedded() if first == 0 else "hidden_in"
+    for i in range(first, min(last, encoder.layers - 1)):
+        x = bert.layer(x, i, lambda x, at: bert.attended(x, bias, at))
+    if last < encoder.layers:
+        g.name(x, "hidden")
+        return finished(bert, inputs, {"hidden": ["batch", "tokens", encoder.hidden]})
+    if last > first:  # what comes out of the last layer is needed for [CLS] alone
+        whole, x = x, g.add("Slice", x, g.ints(0), g.ints(1), g.ints(1))
+        x = bert.layer(x, encoder.layers - 1, lambda x, at: bert.attended_by_first(whole, x, bias, at))
+    g.name(bert.classified(x), "logits")
+    return finished(bert, inputs, {"logits": ["batch"]})
 
-    g = _Builder()
-    linear = _Linears(g, weights, scales or {}, probes)
-    heads, width = encoder.heads, encoder.hidden // encoder.heads
 
-    def weight(name: str) -> str:
-        return g.constant(weights[name], name)
+class Bert:
+    """The parts of a BERT encoder, added to one graph `g`. Every method gives the name of what it added."""
 
-    def normalised(x: str, name: str) -> str:
-        return g.add("LayerNormalization", x, weight(f"{name}.weight"), weight(f"{name}.bias"), epsilon=encoder.epsilon)
+    def __init__(self, encoder: Encoder, weights: Tensors, scales: Tensors | None, probes: list[str] | None) -> None:
+        self.encoder, self.weights, self.scales, self.probes = encoder, weights, scales or {}, probes
+        self.g = _Builder()
+        self.linear = _Linears(self.g, weights, self.scales, probes)
+        self.width = encoder.hidden // encoder.heads
 
-    def activated(x: str) -> str:
-        if encoder.activation == "relu":
+    def weight(self, name: str) -> str:
+        return self.g.constant(self.weights[name], name)
+
+    def masked(self, mask: str) -> str:
+        """Mask 1 -> 0, mask 0 -> MASKED, shaped [batch, 1, 1, tokens]."""
+        g = self.g
+        real = g.add("Unsqueeze", g.add("Cast", mask, to=1), g.ints(1, 2))  # 1: float32
+        return g.add("Mul", g.add("Sub", g.number(1.0), real), g.number(MASKED))
+
+    def normalised(self, x: str, name: str) -> str:
+        weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        return self.g.add("LayerNormalization", x, weight, bias, epsilon=self.encoder.epsilon)
+
+    def activated(self, x: str) -> str:
+        g = self.g
+        if self.encoder.activation == "relu":
             return g.add("Relu", x)
         # x · ½ · (1 + erf(x / √2)), written so that both engines recognise it and fuse it
         erf = g.add("Erf", g.add("Div", x, g.constant(np.array(np.sqrt(2.0), np.float32), "sqrt2")))
         return g.add("Mul", g.add("Mul", x, g.add("Add", erf, g.number(1.0))), g.number(0.5))
 
-    def split(x: str) -> str:  # [batch, tokens, hidden] -> [batch, heads, tokens, width]
-        return g.add("Transpose", g.add("Reshape", x, g.ints(0, -1, heads, width)), perm=[0, 2, 1, 3])
-
-    def embedded() -> str:
+    def embedded(self, *, types: bool = True) -> str:
+        g = self.g
         length = g.add("Slice", g.add("Shape", "ids"), g.ints(1), g.ints(2), g.ints(0))
-        positions = g.add("Slice", weight("embeddings.position_embeddings.weight"), g.ints(0), length, g.ints(0))
-        words = g.add("Gather", weight("embeddings.word_embeddings.weight"), "ids")
-        kinds = g.add("Gather", weight("embeddings.token_type_embeddings.weight"), "types")
-        return normalised(g.add("Add", g.add("Add", words, kinds), positions), "embeddings.LayerNorm")
+        table = self.weight("embeddings.position_embeddings.weight")
+        positions = g.add("Slice", table, g.ints(0), length, g.ints(0))
+        words = g.add("Gather", self.weight("embeddings.word_embeddings.weight"), "ids")
+        if types:
+            kinds = g.add("Gather", self.weight("embeddings.token_type_embeddings.weight"), "types")
+        else:  # all of the first kind
+            kinds = g.constant(self.weights["embeddings.token_type_embeddings.weight"][:1], "embeddings.kind")
+        return self.normalised(g.add("Add", g.add("Add", words, kinds), positions), "embeddings.LayerNorm")
 
-    def attended(x: str, at: str) -> str:
-        key = split(linear(x, f"{at}.self.key", f"{at}.self"))
-        query = split(linear(x, f"{at}.self.query", f"{at}.self", scale=1.0 / float(np.sqrt(width))))
-        value = split(linear(x, f"{at}.self.value", f"{at}.self", after=f"{at}.output"))
+    def split(self, x: str) -> str:
+        """[batch, tokens, hidden] -> [batch, heads, tokens, width]."""
+        g = self.g
+        return g.add("Transpose", g.add("Reshape", x, g.ints(0, -1, self.encoder.heads, self.width)), perm=[0, 2, 1, 3])
+
+    def merged(self, x: str) -> str:
+        """[batch, heads, tokens, width] -> [batch, tokens, hidden]."""
+        return self.g.add(
+            "Reshape", self.g.add("Transpose", x, perm=[0, 2, 1, 3]), self.g.ints(0, -1, self.encoder.hidden)
+        )
+
+    def projected(self, x: str, at: str) -> tuple[str, str, str]:
+        """Query (divided by the root of its width), key and value of every token."""
+        linear = self.linear
+        query = self.split(linear(x, f"{at}.self.query", f"{at}.self", scale=1.0 / float(np.sqrt(self.width))))
+        key = self.split(linear(x, f"{at}.self.key", f"{at}.self"))
+        return query, key, self.split(linear(x, f"{at}.self.value", f"{at}.self", after=f"{at}.output"))
+
+    def mixed(self, query: str, key: str, value: str, bias: str) -> str:
+        g = self.g
         scores = g.add("Add", g.add("MatMul", query, g.add("Transpose", key, perm=[0, 1, 3, 2])), bias)
-        mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), value)
-        return g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.ints(0, -1, encoder.hidden))
+        return g.add("MatMul", g.add("Softmax", scores, axis=-1), value)
 
-    def attended_by_first(x: str, first: str, at: str) -> str:
+    def attended(self, x: str, bias: str, at: str) -> str:
+        return self.merged(self.mixed(*self.projected(x, at), bias))
+
+    def attended_by_first(self, x: str, first: str, bias: str, at: str) -> str:
         """What the first token alone sees: its query and its mixture go through the matrices, not all keys and values.
 
         q·(x W + b) = (q Wᵀ)·x + q·b, where q·b is the same for all tokens and falls out of the softmax;
         Σ pₗ (xₗ W + b) = (Σ pₗ xₗ) W + b, since the pₗ add up to 1.
         """
+        g, linear, width = self.g, self.linear, self.width
+        heads, hidden = self.encoder.heads, self.encoder.hidden
         key, _ = linear.weights(f"{at}.self.key")
         value, after = linear.weights(f"{at}.self.value", f"{at}.output")
         backwards = g.constant(key.reshape(-1, heads, width).transpose(1, 2, 0), f"{at}.self.key.backwards")
         forwards = g.constant(value.reshape(-1, heads, width).transpose(1, 0, 2), f"{at}.self.value.forwards")
-        query = split(linear(first, f"{at}.self.query", scale=1.0 / float(np.sqrt(width))))
+        query = self.split(linear(first, f"{at}.self.query", scale=1.0 / float(np.sqrt(width))))
         # [batch, heads, hidden] by [batch, hidden, tokens], then [batch, heads, tokens] by [batch, tokens, hidden]
-        asked = g.add("Reshape", g.add("MatMul", query, backwards), g.ints(0, heads, encoder.hidden))
+        asked = g.add("Reshape", g.add("MatMul", query, backwards), g.ints(0, heads, hidden))
         seen = g.add("MatMul", asked, g.add("Transpose", x, perm=[0, 2, 1]))
         shares = g.add("Softmax", g.add("Add", seen, g.add("Squeeze", bias, g.ints(1))), axis=-1)
-        mixed = g.add("Reshape", g.add("MatMul", shares, x), g.ints(0, heads, 1, encoder.hidden))
-        joined = g.add("Reshape", g.add("MatMul", mixed, forwards), g.ints(0, 1, encoder.hidden))
+        mixed = g.add("Reshape", g.add("MatMul", shares, x), g.ints(0, heads, 1, hidden))
+        joined = g.add("Reshape", g.add("MatMul", mixed, forwards), g.ints(0, 1, hidden))
         return g.add("Add", joined, g.constant(after, f"{at}.self.value.bias"))
 
-    def fed_forward(rows: str, at: str) -> str:
+    def fed_forward(self, rows: str, at: str) -> str:
+        g, linear = self.g, self.linear
         inward, outward = (f"{at}.{name}.dense" for name in ("intermediate", "output"))
-        up, down = weights[f"{inward}.weight"].T, weights[f"{outward}.weight"].T
-        rest, residual = weights[f"{inward}.bias"], rows
-        if len(units := (scales or {}).get(f"{at}.units", ())):
+        up, down = self.weights[f"{inward}.weight"].T, self.weights[f"{outward}.weight"].T
+        rest, residual = self.weights[f"{inward}.bias"], rows
+        if len(units := self.scales.get(f"{at}.units", ())):
             # units far outside the others' range compute in fp32 beside the integers, and are zero among them
             few = linear.of(rows, f"{inward}.units", "", up[:, units], rest[units])
-            residual = g.add("Add", rows, linear.of(activated(few), f"{outward}.units", "", down[units], None))
+            residual = g.add("Add", rows, linear.of(self.activated(few), f"{outward}.units", "", down[units], None))
             up, down, rest = up.copy(), down.copy(), rest.copy()
             up[:, units], down[units], rest[units] = 0, 0, 0
-        inner = activated(linear.of(rows, inward, f"{at}.intermediate", up, rest))
-        out = linear.of(inner, outward, f"{at}.output", down, weights[f"{outward}.bias"])
-        return normalised(g.add("Add", out, residual), f"{at}.output.LayerNorm")
+        inner = self.activated(linear.of(rows, inward, f"{at}.intermediate", up, rest))
+        out = linear.of(inner, outward, f"{at}.output", down, self.weights[f"{outward}.bias"])
+        return self.normalised(g.add("Add", out, residual), f"{at}.output.LayerNorm")
 
-    def classified(x: str) -> str:
-        pooled = g.add("Tanh", linear(g.add("Reshape", x, g.ints(-1, encoder.hidden)), "pooler.dense"))
-        return g.add("Reshape", linear(pooled, "classifier"), g.ints(-1))
+    def layer(self, x: str, i: int, attention: Callable[[str, str], str]) -> str:
+        """One layer; `attention` gives, from its rows and its name, what they attend to."""
+        at = f"encoder.layer.{i}"
+        mixed = attention(x, f"{at}.attention")
+        out = self.linear(mixed, f"{at}.attention.output.dense", f"{at}.attention.output")
+        return self.fed_forward(self.normalised(self.g.add("Add", out, x), f"{at}.attention.output.LayerNorm"), at)
 
-    # mask 1 -> 0, mask 0 -> _MASKED, shaped [batch, 1, 1, tokens]
-    real = g.add("Unsqueeze", g.add("Cast", "mask", to=TensorProto.FLOAT), g.ints(1, 2))
-    bias = g.add("Mul", g.add("Sub", g.number(1.0), real), g.number(_MASKED))
-    x = embedded() if first == 0 else "hidden_in"
-    for i in range(first, last):
-        at, before = f"encoder.layer.{i}", x
-        if i == encoder.layers - 1:  # what comes out of the last layer is needed for [CLS] alone
-            before = g.add("Slice", x, g.ints(0), g.ints(1), g.ints(1))
-            mixed = attended_by_first(x, before, f"{at}.attention")
-        else:
-            mixed = attended(x, f"{at}.attention")
-        added = g.add("Add", linear(mixed, f"{at}.attention.output.dense", f"{at}.attention.output"), before)
-        x = fed_forward(normalised(added, f"{at}.attention.output.LayerNorm"), at)
+    def classified(self, x: str) -> str:
+        g = self.g
+        pooled = g.add("Tanh", self.linear(g.add("Reshape", x, g.ints(-1, self.encoder.hidden)), "pooler.dense"))
+        return g.add("Reshape", self.linear(pooled, "classifier"), g.ints(-1))
 
-    tokens, hidden = ["batch", "tokens"], ["batch", "tokens", encoder.hidden]
-    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, tokens) for n in ("ids", "mask", "types")]
-    if first > 0:
-        inputs = [helper.make_tensor_value_info("hidden_in", TensorProto.FLOAT, hidden), inputs[1]]
-    if last == encoder.layers:
-        g.name(classified(x), "logits")
-        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])]
-    else:
-        g.name(x, "hidden")
-        outputs = [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, hidden)]
-    outputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None, None]) for n in probes or ()]
-    graph = helper.make_graph(g.nodes, "bert", inputs, outputs, list(g.constants.values()))
+
+def finished(bert: Bert, inputs: Sequence[str], outputs: Mapping[str, Sequence[str | int]]) -> Any:
+    """An onnx.ModelProto with the inputs named, and what was probed as further outputs."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    hidden = bert.encoder.hidden
+    shapes: dict[str, tuple[int, list[str | int]]] = {
+        "ids": (TensorProto.INT64, ["batch", "tokens"]),
+        "mask": (TensorProto.INT64, ["batch", "document tokens" if "query_mask" in inputs else "tokens"]),
+        "types": (TensorProto.INT64, ["batch", "tokens"]),
+        "query_mask": (TensorProto.INT64, [1, "query tokens"]),
+        "of_query": (TensorProto.FLOAT, [1, "tokens"]),
+        "hidden_in": (TensorProto.FLOAT, ["batch", "tokens", hidden]),
+        "query": (TensorProto.FLOAT, ["queries", "query tokens", hidden]),
+        "hidden": (TensorProto.FLOAT, ["batch", "document tokens", hidden]),
+    }
+    given = [helper.make_tensor_value_info(name, *shapes[name]) for name in inputs]
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in outputs.items()]
+    made += [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None, None]) for n in bert.probes or ()]
+    graph = helper.make_graph(bert.g.nodes, "bert", given, made, list(bert.g.constants.values()))
     # opset 17 is the first with LayerNormalization; ir_version 8 keeps older runtimes able to read it
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

@@ -26,7 +26,7 @@ from secondpass.scoring.batching import Batch, stack
 from secondpass.scoring.checkpoint import Checkpoint, Golden
 from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.engines import Engine, open_engine
-from secondpass.scoring.prepare import Prepared, prepare, query_limit
+from secondpass.scoring.prepare import Prepared, Row, prepare, query_limit
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.schedule import Schedule
 from secondpass.scoring.tokens import KEEP_BYTES, Tokens
@@ -179,13 +179,17 @@ class PairScorer:
         self.cost.update(rows, width, seconds)
         return _Done(batch, logits, expected, seconds)
 
+    def _stacked(self, positions: Sequence[int], rows: Sequence[Row]) -> Batch:
+        split = self.checkpoint.encoder.apart is not None
+        return stack(positions, rows, self.checkpoint.special[2], self.max_length, split=split)
+
     def _turn(self, schedule: Schedule) -> _Done | None:
         """One batch, chosen when a worker is free for it; None where nothing is left that can end in time."""
         positions = schedule.next()
         if not positions:
             return None
         rows = [schedule.rows[i] for i in positions]
-        return self._timed(stack(positions, rows, self.checkpoint.special[2], self.max_length))
+        return self._timed(self._stacked(positions, rows))
 
     def _run(self, schedule: Schedule, deadline: Deadline) -> Iterator[_Done]:
         """Batches as they finish. The deadline also bounds the wait for workers that other callers keep busy."""
@@ -237,8 +241,7 @@ class PairScorer:
                 raise GoldenError(f"{self.checkpoint.name}: the golden pair {pair.query!r} cannot be scored")
             rows.append(row)
         expected = np.array([pair.logit for pair in golden], dtype=np.float32)
-        pad = self.checkpoint.special[2]
-        singles = [stack((k,), [row], pad, self.max_length) for k, row in enumerate(rows)]
+        singles = [self._stacked((k,), [row]) for k, row in enumerate(rows)]
         pool = self._workers()
         # alone the engine sets up each shape for the first time, which says nothing of a batch's time later
         rounds = [[self.engine.infer(batch) for batch in singles]]

@@ -1,7 +1,8 @@
 """From texts to rows of token ids: what goes in, what is cut, what cannot be scored.
 
-Knows: the pair layout `[CLS] query [SEP] document [SEP]` and its limits. Refuses to know:
-engines and rankings. The query is never cut; only the document is, and by how much is told.
+Knows: the pair layout `[CLS] query [SEP] document [SEP]`, with a second [CLS] before the document for a split
+encoder, and its limits. Refuses to know: engines and rankings. The query is never cut; only the document is, and by how
+much is told.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ def prepare(checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens:
     if asked.more or len(asked.ids) > query_limit(tokens.max_length):
         return Prepared((None,) * len(texts), (Status.QUERY_TOO_LONG,) * len(texts))
     head = np.array([start, *asked.ids.tolist(), separator], dtype=np.uint32)
+    split = checkpoint.encoder.apart is not None
+    opening = np.array([start] if split else [], dtype=np.uint32)
     tail = np.array([separator], dtype=np.uint32)
-    room = tokens.max_length - len(head) - 1
+    room = tokens.max_length - len(head) - len(opening) - 1
     statuses = [
         Status.NOT_TEXT if not isinstance(text, str) else Status.SCORED if text.strip() else Status.EMPTY
         for text in texts
@@ -76,6 +79,6 @@ def prepare(checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens:
         read = min(count, room)
         cut = count - read or int(document.more)
         end = document.end(read) if cut else len(str(texts[i]))
-        rows[i] = Row(np.concatenate((head, document.ids[:read], tail)), len(head), cut, (0, end))
+        rows[i] = Row(np.concatenate((head, opening, document.ids[:read], tail)), len(head), cut, (0, end))
     kept = sum(document.kept for document in documents)
     return Prepared(tuple(rows), tuple(statuses), kept, len(documents) - kept)

@@ -1,0 +1,208 @@
+"""A split encoder on every engine against the same arithmetic written out for one pair in numpy, without padding."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import tiny
+from secondpass.errors import ModelError
+from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint
+from secondpass.scoring.pair_scorer import PairScorer, open_scorer
+
+Float = NDArray[np.float64]
+TEXTS = ["the river bank", "sort a list in python", "date of the file", "a", "snake " * 30, "query document query"]
+
+
+class Reference:
+    """One pair at a time, in float64, straight from the tensors."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.encoder = checkpoint, checkpoint.encoder
+        self.w = {name: tensor.astype(np.float64) for name, tensor in checkpoint.weights().items()}
+
+    def ids(self, text: str) -> list[int]:
+        start, end, _ = self.checkpoint.special
+        return [start, *self.checkpoint.tokenizer.encode(text, add_special_tokens=False).ids, end]
+
+    def dense(self, x: Float, name: str) -> Float:
+        return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
+
+    def norm(self, x: Float, name: str) -> Float:
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.encoder.epsilon)
+        return scaled * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+
+    def embedded(self, ids: list[int]) -> Float:
+        tables = (self.w[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type"))
+        words, positions, kinds = tables
+        return self.norm(words[ids] + positions[: len(ids)] + kinds[0], "embeddings.LayerNorm")
+
+    def attention(self, x: Float, y: Float, at: str) -> Float:
+        """What the tokens of x take of those of y, [heads, tokens, width]."""
+        heads = self.encoder.heads
+
+        def cut(z: Float) -> Float:
+            return z.reshape(len(z), heads, -1).transpose(1, 0, 2)
+
+        query, key = cut(self.dense(x, f"{at}.self.query")), cut(self.dense(y, f"{at}.self.key"))
+        scores = np.exp(query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1]))
+        mixed: Float = scores / scores.sum(-1, keepdims=True) @ cut(self.dense(y, f"{at}.self.value"))
+        return mixed
+
+    def layer(self, x: Float, i: int, other: Float | None = None, gate: Float | None = None) -> Float:
+        at = f"encoder.layer.{i}"
+        mixed = self.attention(x, x, f"{at}.attention")
+        if other is not None and gate is not None:
+            mixed = mixed + gate[:, None, None] * self.attention(x, other, f"{at}.attention")
+        joined = mixed.transpose(1, 0, 2).reshape(len(x), -1)
+        x = self.norm(x + self.dense(joined, f"{at}.attention.output.dense"), f"{at}.attention.output.LayerNorm")
+        inner = self.dense(x, f"{at}.intermediate.dense")
+        inner = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+        return self.norm(x + self.dense(inner, f"{at}.output.dense"), f"{at}.output.LayerNorm")
+
+    def head(self, q: Float, d: Float, i: int) -> float:
+        at = f"heads.{i}"
+
+        def unit(x: Float) -> Float:
+            return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+        u, v = unit(q.mean(0)), unit(d.mean(0))
+        project = self.w.get(f"{at}.project.weight")
+        a, b = (unit(x if project is None else x @ project.T) for x in (q, d))
+        share = np.log1p(np.exp(self.dense(q, f"{at}.token")))[:, 0]
+        found = ((a @ b.T).max(1) * share).sum() / share.sum()
+        inner = self.dense(np.concatenate((u * v, np.abs(u - v))), f"{at}.inner")
+        inner = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+        factors = self.w[f"{at}.factors"]
+        return float(factors[0] * (u @ v) + factors[1] * found + self.dense(inner, f"{at}.outer")[0])
+
+    def sides(self, query: str, text: str, layers: int) -> tuple[Float, Float]:
+        q, d = self.embedded(self.ids(query)), self.embedded(self.ids(text))
+        for i in range(layers):
+            if i < (self.encoder.apart or 0):
+                q, d = self.layer(q, i), self.layer(d, i)
+            else:
+                gate = self.w[f"encoder.layer.{i}.gate"]
+                q, d = self.layer(q, i, d, gate[0]), self.layer(d, i, q, gate[1])
+        return q, d
+
+    def __call__(self, query: str, text: str) -> float:
+        return self.head(*self.sides(query, text, self.encoder.layers), self.encoder.layers)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_split(tmp_path_factory.mktemp("split"))
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def scorer(request: pytest.FixtureRequest, folder: Path) -> PairScorer:
+    return open_scorer(open_checkpoint(folder), engine=request.param, profile="exact", threads=2)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(open_checkpoint(folder))
+
+
+def test_the_scores_are_those_of_the_formula(scorer: PairScorer, reference: Reference) -> None:
+    scores = scorer.score("river in the list", TEXTS)
+    assert scores.values == pytest.approx([reference("river in the list", text) for text in TEXTS], abs=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    query=st.text("abc xyz", min_size=1, max_size=40).filter(str.strip),
+    texts=st.lists(st.text("abc xyz.", min_size=1, max_size=120).filter(str.strip), min_size=1, max_size=9),
+)
+def test_batch_mates_and_padding_change_nothing(
+    scorer: PairScorer, reference: Reference, query: str, texts: list[str]
+) -> None:
+    together = scorer.score(query, texts).values
+    assert together == pytest.approx([reference(query, text) for text in texts], abs=1e-4)
+
+
+@pytest.mark.parametrize("apart", [0, 2])
+def test_any_number_of_layers_can_read_apart(tmp_path: Path, apart: int) -> None:
+    checkpoint = open_checkpoint(tiny.tiny_split(tmp_path, seed=3, apart=apart))
+    scorer, reference = open_scorer(checkpoint, profile="exact", threads=1), Reference(checkpoint)
+    expected = [reference("python list", text) for text in TEXTS]
+    assert scorer.score("python list", TEXTS).values == pytest.approx(expected, abs=1e-4)
+
+
+def test_closed_gates_and_the_cosine_alone_give_the_bi_encoder(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = tiny.tiny_split(tmp_path, seed=5)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith(".gate") or name == "heads.3.outer.weight" or name == "heads.3.outer.bias":
+            tensor *= 0
+    tensors["heads.3.factors"] = np.array([20.0, 0.0], np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    reference = Reference(checkpoint)
+
+    def vector(text: str) -> Float:
+        x = reference.embedded(reference.ids(text))
+        for i in range(3):
+            x = reference.layer(x, i)
+        mean = x.mean(0)
+        return mean / np.linalg.norm(mean)  # type: ignore[no-any-return]
+
+    expected = [20 * float(vector("python list") @ vector(text)) for text in TEXTS]
+    values = open_scorer(checkpoint, profile="exact", threads=1).score("python list", TEXTS).values
+    assert values == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_long_document_is_cut_and_the_query_is_not(scorer: PairScorer, reference: Reference) -> None:
+    scores = scorer.score("the query", ["snake river " * 200])
+    room = scorer.max_length - len(reference.ids("the query")) - 2
+    assert scores.trace.cut_tokens == 400 - room
+    kept = " ".join(("snake river " * 200).split()[:room])
+    assert scores.values[0] == pytest.approx(reference("the query", kept), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("apart", 3, "0 to 2"),
+        ("apart", "1", "apart = '1'"),
+        ("exits", [1, 2], "3 the last"),
+        ("exits", [3, 2], "in order"),
+        ("exits", [0, 3], "from 1 up"),
+        ("exits", None, "exits = None"),
+    ],
+)
+def test_a_cut_that_makes_no_sense_is_refused(tmp_path: Path, key: str, value: Any, reason: str) -> None:
+    folder = tiny.tiny_split(tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, key: value}))
+    with pytest.raises(ModelError, match=reason):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["heads.2.factors", "heads.3.inner.weight", "bert.encoder.layer.1.gate"])
+def test_a_missing_gate_or_head_is_refused(tmp_path: Path, name: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = tiny.tiny_split(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=name.removeprefix("bert.")):
+        open_checkpoint(folder)
+
+
+def test_gates_and_heads_are_part_of_the_digest(tmp_path: Path) -> None:
+    one = open_checkpoint(tiny.tiny_split(tmp_path / "one", seed=1)).digest
+    assert one != open_checkpoint(tiny.tiny_split(tmp_path / "two", seed=2)).digest
