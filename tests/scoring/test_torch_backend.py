@@ -24,7 +24,7 @@ from secondpass.scoring.prepare import prepare
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.tokens import Tokens
 from secondpass.testing import check_pointwise
-from tiny import tiny_checkpoint
+from tiny import tiny_checkpoint, tiny_split
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra torch")
 SHIPPED = "secondpass-mini"
@@ -42,6 +42,11 @@ def batch_of(checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]] = PROBES) 
     kept = [row for row in rows if row is not None]
     assert len(kept) == len(pairs)
     return stack(range(len(kept)), kept, checkpoint.special[2], checkpoint.max_length)
+
+
+def test_a_split_encoder_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="split encoder"):
+        open_engine(open_checkpoint(tiny_split(tmp_path)), engine="torch", profile="exact", threads=None, cache=None)
 
 
 def on(checkpoint: Checkpoint, device: str = "cpu", profile: str = "exact", **options: Any) -> Engine:

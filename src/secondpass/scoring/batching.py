@@ -36,9 +36,14 @@ class Batch:
     query_mask: NDArray[np.int64] | None = None
 
     @property
+    def width(self) -> int:
+        """Tokens of a row with its padding, a query's that stands apart included."""
+        return int(self.ids.shape[1] + (0 if self.query is None else self.query.shape[1]))
+
+    @property
     def padded_tokens(self) -> int:
         """Tokens the engine computes on, the query's counted for each row."""
-        return int(self.ids.size) + (0 if self.query is None else len(self.ids) * self.query.size)
+        return len(self.ids) * self.width
 
 
 def padded_width(length: int) -> int:

@@ -16,7 +16,7 @@ Three measures keep the error small, each exact in real numbers:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InputError
-from secondpass.scoring.batching import plan, stack
+from secondpass.scoring.batching import Batch, plan, stack
 from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.graph import bert_classifier
 from secondpass.scoring.prepare import prepare
 from secondpass.scoring.scales import places_of
+from secondpass.scoring.split import apart_block, both_sides, joint_block
 from secondpass.scoring.tokens import Tokens
 
 __all__ = ["calibrate"]
@@ -94,36 +95,74 @@ def _fed_forward(at: str, seen: _Seen, matrix: Float) -> dict[str, NDArray[Any]]
 def _observed(
     checkpoint: Checkpoint, pairs: Sequence[tuple[str, Sequence[str]]], rng: np.random.Generator
 ) -> dict[str, _Seen]:
-    import onnxruntime
-
-    places: list[str] = []
-    graph = bert_classifier(checkpoint.encoder, checkpoint.weights(), probes=places)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["SkipLayerNormFusion"],
-    )
+    probe = _probe_classifier(checkpoint) if checkpoint.encoder.apart is None else _probe_split(checkpoint)
+    split = checkpoint.encoder.apart is not None
     tokens = Tokens(checkpoint.tokenizer, checkpoint.max_length, keep_bytes=0)
     each = max(2, _ROWS // max(len(pairs), 1))
     seen: dict[str, _Seen] = {}
     for query, texts in pairs:
         rows = [row for row in prepare(checkpoint, query, texts, tokens).rows if row is not None]
         for positions in plan([len(row.ids) for row in rows], 2048):
-            batch = stack(positions, [rows[i] for i in positions], checkpoint.special[2], checkpoint.max_length)
-            outputs = session.run(places, {"ids": batch.ids, "mask": batch.mask, "types": batch.types})
-            for place, values in zip(places, outputs, strict=True):
-                _note(seen, place, values, batch.mask.astype(bool), each, rng)
+            some = [rows[i] for i in positions]
+            batch = stack(positions, some, checkpoint.special[2], checkpoint.max_length, split=split)
+            for place, values in probe(batch):
+                _note(seen, place, values, each, rng)
     return seen
 
 
-def _note(
-    seen: dict[str, _Seen], place: str, values: Float, real: NDArray[np.bool_], each: int, rng: np.random.Generator
-) -> None:
-    # the last layer has the [CLS] rows only
-    rows = values[real] if values.shape[1] == real.shape[1] else values.reshape(-1, values.shape[-1])
+_Probe = Callable[[Batch], Iterator[tuple[str, Float]]]
+"""A batch -> places and the rows that go into them, [tokens, channels], padding left out."""
+
+
+def _session(graph: Any) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["SkipLayerNormFusion"],
+    )
+
+
+def _probe_classifier(checkpoint: Checkpoint) -> _Probe:
+    places: list[str] = []
+    session = _session(bert_classifier(checkpoint.encoder, checkpoint.weights(), probes=places))
+
+    def probe(batch: Batch) -> Iterator[tuple[str, Float]]:
+        outputs = session.run(places, {"ids": batch.ids, "mask": batch.mask, "types": batch.types})
+        real = batch.mask.astype(bool)
+        for place, values in zip(places, outputs, strict=True):
+            # the last layer has the [CLS] rows only
+            yield place, values[real] if values.shape[1] == real.shape[1] else values.reshape(-1, values.shape[-1])
+
+    return probe
+
+
+def _probe_split(checkpoint: Checkpoint) -> _Probe:
+    encoder, weights = checkpoint.encoder, checkpoint.weights()
+    apart, joint = list[str](), list[str]()
+    first = encoder.apart or 0
+    reading = _session(apart_block(encoder, weights, first, probes=apart))
+    comparing = _session(joint_block(encoder, weights, first, encoder.layers, probes=joint))
+
+    def probe(batch: Batch) -> Iterator[tuple[str, Float]]:
+        sides = []
+        for ids, mask in ((batch.query, batch.query_mask), (batch.ids, batch.mask)):
+            hidden, *outputs = reading.run(["hidden", *apart], {"ids": ids, "mask": mask})
+            sides.append((hidden, np.asarray(mask)))
+            for place, values in zip(apart, outputs, strict=True):
+                yield place, values[np.asarray(mask).astype(bool)]
+        inputs, real = both_sides(*sides[0], *sides[1])
+        for place, values in zip(joint, comparing.run(joint, inputs), strict=True):
+            yield place, values[real]
+
+    return probe
+
+
+def _note(seen: dict[str, _Seen], place: str, rows: Float, each: int, rng: np.random.Generator) -> None:
     low, high = rows.min(axis=0), rows.max(axis=0)
     sample = rows[rng.permutation(len(rows))[:each]]
     if place in seen:

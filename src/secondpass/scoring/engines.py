@@ -33,7 +33,7 @@ from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.scales import SCALES, read_scales
 from secondpass.weights import file_digest
 
-__all__ = ["ENGINES", "PROFILES", "Engine", "cores", "open_engine"]
+__all__ = ["ENGINES", "PROFILES", "Begun", "Engine", "cores", "open_engine"]
 
 PROFILES = ("default", "exact", "fast")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
@@ -44,12 +44,28 @@ Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """What a split encoder's lower layers made of a batch.
+
+    `logits` float32 [rows] are their head's, `query` float32 [1, query tokens, hidden] and `documents` float32 [rows,
+    tokens, hidden] what the upper layers go on with.
+    """
+
+    logits: NDArray[np.float32]
+    query: NDArray[np.float32]
+    documents: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """A compiled model. `infer` gives float32 logits, shape [rows]; `why` says how it was chosen.
 
     `batch_tokens` are the padded tokens that a batch should hold, `piece` the texts to prepare at a time (None: all),
     so that preparing goes on while the engine computes. A `packed` engine computes on real tokens only. `variant` names
     what else a score depends on, beside the model, the engine and the precision.
+
+    A split encoder with a head after its lower layers can stop there: `begin` computes as far as that, and
+    `finish`, given a batch and what begin made of it, what infer gives. Which rows share a batch in which is free.
     """
 
     name: str
@@ -61,6 +77,8 @@ class Engine:
     batch_tokens: int = 512
     piece: int | None = None
     packed: bool = False
+    begin: Callable[[Batch], Begun] | None = None
+    finish: Callable[[Batch, Begun], Logits] | None = None
 
 
 def cores() -> int:
@@ -178,6 +196,7 @@ def _graphs(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]] | None) -
         "apart": lambda: split.apart_block(encoder, weights(), apart, scales),
         "joint": lambda: split.joint_block(encoder, weights(), apart, last, scales),
         "head": lambda: split.pair_head(encoder, weights(), last),
+        **({"first head": lambda: split.pair_head(encoder, weights(), apart)} if apart in encoder.exits else {}),
     }
 
 
@@ -187,23 +206,32 @@ def _whole(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
     return lambda batch: run({"ids": batch.ids, "mask": batch.mask, "types": batch.types})
 
 
-def _split(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
-    """A split encoder: the query read once, the documents, then both sides together."""
+def _begin(runs: Mapping[str, Run], batch: Batch) -> Begun:
+    """The lower layers: the query read once, and the documents; 0 as logits where no head follows them."""
+    query, query_mask = _query(batch)
+    asked = runs["apart"]({"ids": query, "mask": query_mask})
+    documents = runs["apart"]({"ids": batch.ids, "mask": batch.mask})
+    if "first head" not in runs:
+        return Begun(np.zeros(len(documents), np.float32), asked, documents)
+    sides: dict[str, NDArray[Any]] = {"query": asked, "hidden": documents}
+    sides |= {"query_mask": query_mask, "mask": batch.mask}
+    return Begun(runs["first head"](sides), asked, documents)
 
-    def infer(batch: Batch) -> Logits:
-        if batch.query is None or batch.query_mask is None:
-            raise ValueError("a split encoder needs batches stacked with split=True")
-        asked = runs["apart"]({"ids": batch.query, "mask": batch.query_mask})
-        documents = runs["apart"]({"ids": batch.ids, "mask": batch.mask})
-        rows, width = batch.query.shape[1], documents.shape[1]
-        hidden = np.concatenate((np.broadcast_to(asked, (len(documents), *asked.shape[1:])), documents), axis=1)
-        of_query = np.repeat(np.array([[1, 0]], np.float32), (rows, width), axis=1)
-        masks = {"query_mask": batch.query_mask, "mask": batch.mask}
-        hidden = runs["joint"]({"hidden_in": hidden, "of_query": of_query, **masks})
-        sides = {"query": np.ascontiguousarray(hidden[:, :rows]), "hidden": np.ascontiguousarray(hidden[:, rows:])}
-        return runs["head"]({**sides, **masks})
 
-    return infer
+def _finish(runs: Mapping[str, Run], batch: Batch, begun: Begun) -> Logits:
+    """The upper layers, in which both sides see each other."""
+    _, query_mask = _query(batch)
+    inputs, _ = split.both_sides(begun.query, query_mask, begun.documents, batch.mask)
+    hidden, count = runs["joint"](inputs), query_mask.shape[1]
+    sides: dict[str, NDArray[Any]] = {"query": np.ascontiguousarray(hidden[:, :count])}
+    sides |= {"hidden": np.ascontiguousarray(hidden[:, count:]), "query_mask": query_mask, "mask": batch.mask}
+    return runs["head"](sides)
+
+
+def _query(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if batch.query is None or batch.query_mask is None:
+        raise ValueError("a split encoder needs batches stacked with split=True")
+    return batch.query, batch.query_mask
 
 
 def _openvino_abilities() -> tuple[bool, str]:
@@ -265,12 +293,12 @@ def open_engine(
     for part, build in _graphs(checkpoint, scales).items():
         place, kept = _kept(
             cache,
-            f"{part}-{variant}-{checkpoint.digest}-{name}",
+            f"{part.replace(' ', '-')}-{variant}-{checkpoint.digest}-{name}",
             lambda build=build: bytes(build().SerializeToString()),  # type: ignore[misc]
             _intermediate if usable else _onnx,
         )
         # neighbours in a ranking are closer than bf16 can tell apart, so a head of its own computes in fp32
-        part_precision = "fp32" if part == "head" else compute
+        part_precision = "fp32" if part.endswith("head") else compute
         try:
             runs[part] = _openvino(place, part_precision, workers) if usable else _onnxruntime(place, workers)
         except Exception as error:  # engines raise errors of many types
@@ -280,5 +308,15 @@ def open_engine(
                 f"{name} cannot open the graph kept in {place} ({type(error).__name__}); "
                 "delete that folder, and it is built again"
             ) from error
-    infer = _whole(runs) if checkpoint.encoder.apart is None else _split(runs)
-    return Engine(name, precision, workers, f"{why}; graph {kept}", infer, variant)
+    how = f"{why}; graph {kept}"
+    if checkpoint.encoder.apart is None:
+        return Engine(name, precision, workers, how, _whole(runs), variant)
+    unheaded = {part: run for part, run in runs.items() if part != "first head"}
+
+    def infer(batch: Batch) -> Logits:
+        return _finish(runs, batch, _begin(unheaded, batch))
+
+    if "first head" not in runs:
+        return Engine(name, precision, workers, how, infer, variant)
+    begin, finish = functools.partial(_begin, runs), functools.partial(_finish, runs)
+    return Engine(name, precision, workers, how, infer, variant, begin=begin, finish=finish)

@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondpass.errors import GoldenError, ModelError
+from secondpass.errors import GoldenError, InputError, ModelError
 from secondpass.scoring.batching import Batch, stack
 from secondpass.scoring.checkpoint import Checkpoint, Golden
 from secondpass.scoring.cost_model import CostModel
-from secondpass.scoring.engines import Engine, open_engine
+from secondpass.scoring.engines import Begun, Engine, open_engine
 from secondpass.scoring.prepare import Prepared, Row, prepare, query_limit
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.schedule import Schedule
@@ -38,16 +38,29 @@ _FP32_TOLERANCE = 1e-3  # between two fp32 engines on one checkpoint; weights in
 _BF16_SHARE = 0.05  # for a checkpoint without stated tolerances: of the largest golden logit, at least of 1
 # Seconds from the last batch to the ranking in the caller's hands: a fixed part, and one for each document
 _AFTER, _AFTER_EACH = 1e-3, 5e-6
+_LEAST_GO_ON = 20  # texts that pass the upper layers at the least: what is shown comes from them
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A batch that has run: its logits, the seconds that were expected and those it took."""
+    """A batch that has run: its logits, the seconds that were expected and those it took.
+
+    `states` is what the rows go on with where they have passed the lower layers only: of each its tokens' hidden
+    states, and the query's.
+    """
 
     batch: Batch
     logits: NDArray[np.float32]
     expected: float
     seconds: float
+    states: tuple[NDArray[np.float16], ...] = ()
+    query: NDArray[np.float32] | None = None
+
+
+_Work = Callable[[Sequence[int], Sequence[Row]], _Done]
+"""Positions and their rows -> the batch that was made of them, computed."""
 
 
 class PairScorer:
@@ -80,6 +93,7 @@ class PairScorer:
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.cost = CostModel()
+        self._begun_cost, self._finished_cost = CostModel(), CostModel()  # of the lower layers, and of the upper ones
         self._clock = clock
 
     @property
@@ -96,14 +110,24 @@ class PairScorer:
             "query_limit": query_limit(self.max_length),
         }
 
-    def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER) -> Scores:
+    def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER, go_on: float = 1.0) -> Scores:
         """Logits of (query, text) for every text, in the order given, as far as the deadline allows.
+
+        With `go_on` below 1 all texts pass the lower layers of a split encoder, and that share of them, the best by the
+        head that follows (at least 20), the upper ones; the others keep that head's logit. A text's score
+        then depends on the others. Of a deadline's time the lower layers get as much as they would take of the whole.
 
         With a deadline the texts are taken in their order, so that what was scored when time is up
         are the first ones; a batch is started only if by the cost model it can end in time. One that does not
         all the same is not waited for (on the real clock): its texts count as unscored.
-        Raises ModelError in a process that was forked after the model had been loaded.
+        Raises ModelError in a process that was forked after the model had been loaded, and for a `go_on` below 1
+        where the model has no head after its lower layers; InputError for one that is no share.
         """
+        if not 0 < go_on <= 1:
+            raise InputError(f"go_on is {go_on}; give the share of texts that pass the upper layers, above 0 up to 1")
+        engine = self.engine
+        if go_on < 1 and (engine.begin is None or engine.finish is None):
+            raise ModelError(f"{self.checkpoint.name} cannot stop early: it has no head but the last; leave go_on out")
         if self._process != os.getpid():  # before any lock: one that was held at the fork is held for ever
             raise ModelError(
                 f"{self.checkpoint.name} was loaded before this process was forked, and an engine's threads do not "
@@ -118,33 +142,34 @@ class PairScorer:
             kept["misses"] += prepared.tokenized
             return prepared
 
-        schedule = Schedule(
-            texts,
-            rows,
-            self.cost,
-            deadline,
-            budget=self.batch_tokens,
-            workers=self.engine.workers,
-            reserve=_AFTER + _AFTER_EACH * len(texts),
-            piece=self.engine.piece,
-        )
+        reserve = _AFTER + _AFTER_EACH * len(texts)
+        if engine.begin is None or engine.finish is None or go_on == 1:
+            schedule = self._schedule(texts, rows, self.cost, deadline, reserve)
+            passes = self._run(schedule, deadline, self._whole)
+        else:
+            lower = self._lower_share(go_on)
+            schedule = self._schedule(texts, rows, self._begun_cost, _part(deadline, lower, reserve), reserve)
+            passes = self._by_exits(engine.begin, engine.finish, schedule, deadline, go_on, reserve)
         values: list[float | None] = [None] * len(texts)
         spans: list[tuple[int, int] | None] = [None] * len(texts)
         finished: dict[int, Status] = {}
-        tokens = padded = truncated = cut = 0
+        tokens = padded = truncated = cut = went_on = 0
         expected = measured = 0.0
-        for done in self._run(schedule, deadline):
-            padded += int(done.batch.mask.sum()) if self.engine.packed else done.batch.padded_tokens
+        for done in passes:
             expected += done.expected
             measured += done.seconds
+            if again := done.batch.rows[0] in finished:
+                went_on += len(done.batch.rows)
+            else:
+                padded += int(done.batch.mask.sum()) if self.engine.packed else done.batch.padded_tokens
             for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
                 row = schedule.rows[i]
-                tokens += len(row.ids)
-                truncated += row.cut_tokens > 0
-                cut += row.cut_tokens
+                if not again:
+                    tokens += len(row.ids)
+                    truncated += row.cut_tokens > 0
+                    cut += row.cut_tokens
                 finished[i] = Status.SCORED if math.isfinite(logit) else Status.BAD_SCORE
-                if math.isfinite(logit):
-                    values[i], spans[i] = logit, row.span
+                values[i], spans[i] = (logit, row.span) if math.isfinite(logit) else (None, None)
         statuses = [
             finished.get(i, Status.DEADLINE if status is Status.SCORED else status)
             for i, status in enumerate(schedule.statuses)
@@ -166,32 +191,111 @@ class PairScorer:
                 **self.detail,
                 "cost": {name: float(f"{value:.4g}") for name, value in costs.items()},
                 "tokens_kept": kept,
+                **({} if go_on == 1 else {"exits": self._exits(len(finished), went_on)}),
             },
         )
         return Scores(tuple(values), tuple(statuses), tuple(spans), trace)
 
-    def _timed(self, batch: Batch) -> _Done:
-        rows, width = batch.ids.shape
-        expected = self.cost.batch(rows, width)
+    def _schedule(
+        self,
+        texts: Sequence[object],
+        rows: Callable[[Sequence[object]], Prepared],
+        cost: CostModel,
+        deadline: Deadline,
+        reserve: float,
+    ) -> Schedule:
+        budget, engine = self.batch_tokens, self.engine
+        workers, piece = engine.workers, engine.piece
+        return Schedule(texts, rows, cost, deadline, budget=budget, workers=workers, reserve=reserve, piece=piece)
+
+    def _lower_share(self, go_on: float) -> float:
+        """Which share of the work the lower layers are, where `go_on` of the texts pass the upper ones."""
+        encoder = self.checkpoint.encoder
+        lower = encoder.apart or 0
+        return lower / (lower + go_on * (encoder.layers - lower))
+
+    def _exits(self, scored: int, went_on: int) -> dict[str, int]:
+        """How many texts have the score of which layer."""
+        encoder = self.checkpoint.encoder
+        return {f"layer {encoder.apart}": scored - went_on, f"layer {encoder.layers}": went_on}
+
+    def _by_exits(
+        self,
+        begin: Callable[[Batch], Begun],
+        finish: Callable[[Batch, Begun], NDArray[np.float32]],
+        schedule: Schedule,
+        deadline: Deadline,
+        go_on: float,
+        reserve: float,
+    ) -> Iterator[_Done]:
+        """All rows through the lower layers, then the best of them through the upper ones, the most promising first."""
+        logits: dict[int, float] = {}
+        states: dict[int, NDArray[np.float16]] = {}
+        query: NDArray[np.float32] | None = None
+
+        def lower(positions: Sequence[int], some: Sequence[Row]) -> _Done:
+            batch = self._stacked(positions, some)
+            begun, expected, seconds = self._timed(self._begun_cost, batch, lambda: begin(batch))
+            counts = batch.mask.sum(axis=1).tolist()
+            # half precision: a thousand long documents' states would fill the memory else
+            kept = tuple(row[:count].astype(np.float16) for row, count in zip(begun.documents, counts, strict=True))
+            return _Done(batch, begun.logits, expected, seconds, kept, begun.query)
+
+        for done in self._run(schedule, deadline, lower):
+            for i, logit, state in zip(done.batch.rows, done.logits.tolist(), done.states, strict=True):
+                if math.isfinite(logit):
+                    logits[i], states[i] = logit, state
+            query = done.query
+            yield done
+        best = sorted(logits, key=lambda i: (-logits[i], i))
+        best = best[: max(math.ceil(go_on * len(best)), _LEAST_GO_ON)]
+        if query is None or not best:
+            return
+        asked = query
+
+        def rows(some: Sequence[object]) -> Prepared:
+            return Prepared(tuple(schedule.rows[i] for i in some), (Status.SCORED,) * len(some))  # type: ignore[index]
+
+        def upper(positions: Sequence[int], some: Sequence[Row]) -> _Done:
+            batch = self._stacked([best[k] for k in positions], some)
+            documents = np.zeros((*batch.ids.shape, asked.shape[2]), np.float32)
+            for k, i in enumerate(batch.rows):
+                documents[k, : len(states[i])] = states[i]
+            logits, expected, seconds = self._timed(
+                self._finished_cost, batch, lambda: finish(batch, Begun(np.empty(0, np.float32), asked, documents))
+            )
+            return _Done(batch, logits, expected, seconds)
+
+        yield from self._run(self._schedule(best, rows, self._finished_cost, deadline, reserve), deadline, upper)
+
+    def _timed(self, cost: CostModel, batch: Batch, compute: Callable[[], _T]) -> tuple[_T, float, float]:
+        """What `compute` gives, the seconds that were expected of it and those it took."""
+        rows, width = len(batch.ids), batch.width
+        expected = cost.batch(rows, width)
         began = self._clock()
-        logits = self.engine.infer(batch)
+        result = compute()
         seconds = self._clock() - began
-        self.cost.update(rows, width, seconds)
-        return _Done(batch, logits, expected, seconds)
+        cost.update(rows, width, seconds)
+        return result, expected, seconds
+
+    def _whole(self, positions: Sequence[int], rows: Sequence[Row]) -> _Done:
+        """All layers for one batch."""
+        batch = self._stacked(positions, rows)
+        return _Done(batch, *self._timed(self.cost, batch, lambda: self.engine.infer(batch)))
 
     def _stacked(self, positions: Sequence[int], rows: Sequence[Row]) -> Batch:
         split = self.checkpoint.encoder.apart is not None
         return stack(positions, rows, self.checkpoint.special[2], self.max_length, split=split)
 
-    def _turn(self, schedule: Schedule) -> _Done | None:
+    def _turn(self, schedule: Schedule, work: _Work) -> _Done | None:
         """One batch, chosen when a worker is free for it; None where nothing is left that can end in time."""
         positions = schedule.next()
         if not positions:
             return None
         rows = [schedule.rows[i] for i in positions]
-        return self._timed(self._stacked(positions, rows))
+        return work(positions, rows)
 
-    def _run(self, schedule: Schedule, deadline: Deadline) -> Iterator[_Done]:
+    def _run(self, schedule: Schedule, deadline: Deadline, work: _Work) -> Iterator[_Done]:
         """Batches as they finish. The deadline also bounds the wait for workers that other callers keep busy."""
         # a wait happens in real time, so it can be bounded only where the deadline is on the real clock
         bounded = deadline.at is not None and deadline.clock is time.perf_counter
@@ -201,7 +305,7 @@ class PairScorer:
         turns: set[Future[_Done | None]] = set()
         try:
             # one turn more than workers, so that none waits for this thread to hand it the next
-            turns |= {pool.submit(self._turn, schedule) for _ in range(self.engine.workers + 1)}
+            turns |= {pool.submit(self._turn, schedule, work) for _ in range(self.engine.workers + 1)}
             while turns:
                 timeout = min(max(schedule.remaining(), 0.0), threading.TIMEOUT_MAX) if bounded else None
                 ended, turns = wait(turns, timeout, return_when=FIRST_COMPLETED)
@@ -210,7 +314,7 @@ class PairScorer:
                 for turn in ended:
                     done = turn.result()
                     if done is not None:
-                        turns.add(pool.submit(self._turn, schedule))
+                        turns.add(pool.submit(self._turn, schedule, work))
                         yield done
         finally:
             schedule.stop()
@@ -245,7 +349,9 @@ class PairScorer:
         pool = self._workers()
         # alone the engine sets up each shape for the first time, which says nothing of a batch's time later
         rounds = [[self.engine.infer(batch) for batch in singles]]
-        futures = [[pool.submit(self._timed, batch) for batch in singles] for _ in range(self.engine.workers)]
+        futures = [
+            [pool.submit(self._whole, (k,), [row]) for k, row in enumerate(rows)] for _ in range(self.engine.workers)
+        ]
         rounds += [[future.result().logits for future in row] for row in futures]
         worst = max(float(np.max(np.abs(np.concatenate(logits) - expected))) for logits in rounds)
         if not worst <= self.tolerance:  # so that NaN fails too
@@ -255,6 +361,12 @@ class PairScorer:
                 "try profile='exact' or device='cpu' with engine='onnxruntime', and please report it"
             )
         return worst
+
+
+def _part(deadline: Deadline, share: float, reserve: float) -> Deadline:
+    """A share of the time left, of what is for batches."""
+    left = deadline.remaining() - reserve
+    return deadline if left == math.inf else deadline.sooner(max(left, 0.0) * share + reserve)
 
 
 def _because(skipped: Counter[str], limit: int) -> str:

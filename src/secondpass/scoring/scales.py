@@ -21,10 +21,12 @@ SCALES = "int8.safetensors"
 def places_of(encoder: Encoder) -> list[str]:
     """The inputs of linear layers that are integers, in the order of the graph.
 
-    The last layer's attention is not among them: it computes for one token, see `graph`.
+    A classifier's last attention is not among them: it computes for one token, see `graph`.
     """
     names = ("attention.self", "attention.output", "intermediate", "output")
     every = [f"encoder.layer.{i}.{name}" for i in range(encoder.layers) for name in names]
+    if encoder.apart is not None:
+        return every
     return [place for place in every if place != f"encoder.layer.{encoder.layers - 1}.attention.self"]
 
 

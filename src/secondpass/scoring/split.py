@@ -12,11 +12,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondpass.scoring.checkpoint import Encoder
 from secondpass.scoring.graph import MASKED, Bert, Tensors, finished
 
-__all__ = ["apart_block", "joint_block", "pair_head"]
+__all__ = ["apart_block", "both_sides", "joint_block", "pair_head"]
+
+Float = NDArray[np.float32]
+Mask = NDArray[np.int64]
+
+
+def both_sides(
+    query: Float, query_mask: Mask, documents: Float, mask: Mask
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """The inputs of `joint_block` from what `apart_block` gave of a query and of documents, and which tokens are real,
+    bool [batch, tokens]."""
+    rows, count, width = len(documents), query.shape[1], documents.shape[1]
+    hidden = np.concatenate((np.broadcast_to(query, (rows, *query.shape[1:])), documents), axis=1)
+    of_query = np.repeat(np.array([[1, 0]], np.float32), (count, width), axis=1)
+    real = np.concatenate((np.broadcast_to(query_mask, (rows, count)), mask), axis=1).astype(bool)
+    return {"hidden_in": hidden, "of_query": of_query, "query_mask": query_mask, "mask": mask}, real
 
 
 def apart_block(

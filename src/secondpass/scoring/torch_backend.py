@@ -291,6 +291,8 @@ def open_torch(checkpoint: Checkpoint, *, device: str, profile: str, graphs: boo
     """
     if profile not in PROFILES:
         raise ModelError(f"profile {profile!r} is not known; choose one of {', '.join(PROFILES)}")
+    if checkpoint.encoder.apart is not None:
+        raise ModelError(f"{checkpoint.name} is a split encoder, which engine 'torch' does not read; use device='cpu'")
     place = _device(device)
     precision, chosen = _precision(place, profile)
     attend, attending = _attention(checkpoint, place, precision)
