@@ -83,6 +83,17 @@ def test_reorder_refuses_scores_that_are_not_parallel() -> None:
         reorder(ranking, Scores((1.0,), (Status.SCORED,), (None,), StageTrace("x")))
 
 
+def test_probabilities_ride_with_their_scored_hits() -> None:
+    ranking = as_ranking("q", ["a", "b", "c"])
+    statuses = (Status.SCORED, Status.DEADLINE, Status.SCORED)
+    scores = Scores((1.0, None, 2.0), statuses, (None,) * 3, StageTrace("x"))
+    hits = reorder(ranking, scores, [0.3, 0.9, 0.6])
+    assert [(hit.document.id, hit.probability) for hit in hits] == [("2", 0.6), ("0", 0.3), ("1", None)]
+    assert [hit.probability for hit in reorder(ranking, scores)] == [None] * 3
+    with pytest.raises(InputError, match="3 hits but 2 probabilities"):
+        reorder(ranking, scores, [0.3, 0.6])
+
+
 def test_reorder_forgets_the_last_stage_and_keeps_the_first() -> None:
     ranking = as_ranking("q", [{"id": "a", "text": "x", "score": 3.0}])
     ranking = replace(ranking, hits=(replace(ranking.hits[0], probability=0.5, span=(0, 1)),))

@@ -16,7 +16,7 @@ from secondpass.errors import CollectionError, ConfigError, SecondpassError
 from secondpass.retrievers.dense import Dense
 from secondpass.retrievers.hybrid import Hybrid
 from secondpass.scoring.engines import ENGINES, PROFILES
-from secondpass.types import Document
+from secondpass.types import Document, as_ranking
 from secondpass.weights import SHIPPED
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -45,6 +45,8 @@ def read(folder: Path, text: str) -> Config:
         ("[[stages]]\ndepth = 0", r"stages\[0\].depth: expected `int` >= 1"),
         ("[[stages]]\nbudget_ms = -1", r"stages\[0\].budget_ms: expected .* >= 0"),
         ("[[stages]]\nprofile = 'int9'", r"stages\[0\].profile: invalid enum value 'int9'"),
+        ("[[stages]]\nfuse = -1", r"stages\[0\].fuse: expected .* >= 0"),
+        ("[[stages]]\nfuse = 'yes'", r"stages\[0\].fuse: expected"),
         ("[[stages]]\ncache = 64", r"stages\[0\].cache: expected `int` >= 65536"),
         ("[[stages]]\ncache = 'localhost'", r"stages\[0\].cache: expected `str` matching regex"),
         ("[stages]\ndepth = 3", "stages: expected `array`"),
@@ -129,6 +131,18 @@ def test_a_whole_pipeline(tmp_path: Path, tiny: Path) -> None:
         1,
         64,
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("true", "no calibration"), ("false", "fuse=False"), ("2", 2.0), ("0.5", 0.5)],
+)
+def test_whether_and_how_much_the_first_stage_counts(tmp_path: Path, tiny: Path, value: str, said: object) -> None:
+    options = f"engine = 'onnxruntime'\nthreads = 1\noptions = {{ cache_dir = '{tmp_path}' }}"
+    found = read(tmp_path, f"[[stages]]\nmodel = '{tiny}'\nfuse = {value}\n{options}")
+    ((stage,), ranking) = build_stages(found), as_ranking("list", [{"text": f"a {n}", "score": n} for n in range(3)])
+    fused = stage.run(ranking).trace[-1].detail["fused"]
+    assert said in fused.get("why", "") if isinstance(said, str) else fused["weight"] == said
 
 
 def test_an_index_is_opened_and_its_absence_said(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from secondpass.errors import InputError, SecondpassError
@@ -22,14 +23,15 @@ from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, Retriever,
 __all__ = ["Cascade", "Stage", "reorder"]
 
 
-def reorder(ranking: Ranking, scores: Scores) -> tuple[Hit, ...]:
+def reorder(ranking: Ranking, scores: Scores, probabilities: Sequence[float | None] | None = None) -> tuple[Hit, ...]:
     """The hits of `ranking` by `scores`, which run parallel to them: a permutation, always.
 
     Scored hits come first, by falling score, ties in the order given; all others follow in
     the order given, with their status and no score. NaN and infinity become BAD_SCORE here,
-    so no reranker has to think of them. `first_score` and `first_rank` stay.
+    so no reranker has to think of them. `first_score` and `first_rank` stay. `probabilities`, parallel
+    too, go to the scored hits; without them none has one, an earlier stage's included.
 
-    Raises InputError where the scores do not run parallel to the hits.
+    Raises InputError where scores or probabilities do not run parallel to the hits.
     """
     counts = (len(scores.values), len(scores.statuses), len(scores.spans))
     if set(counts) != {len(ranking.hits)}:
@@ -37,16 +39,21 @@ def reorder(ranking: Ranking, scores: Scores) -> tuple[Hit, ...]:
             f"{len(ranking.hits)} hits but {counts[0]} values, {counts[1]} statuses and {counts[2]} spans; "
             "a scorer answers once per text, in the order given"
         )
+    known = [None] * len(ranking.hits) if probabilities is None else probabilities
+    if len(known) != len(ranking.hits):
+        raise InputError(f"{len(ranking.hits)} hits but {len(known)} probabilities; give one per hit, or None")
     scored: list[tuple[float, Hit]] = []
     rest: list[Hit] = []
-    for hit, value, status, span in zip(ranking.hits, scores.values, scores.statuses, scores.spans, strict=True):
+    for hit, value, status, span, probability in zip(
+        ranking.hits, scores.values, scores.statuses, scores.spans, known, strict=True
+    ):
         if status is not Status.SCORED:
             rest.append(_unscored(hit, status))
         elif value is None or not math.isfinite(value):
             rest.append(_unscored(hit, Status.BAD_SCORE))
         else:
             number = float(value)
-            scored.append((number, replace(hit, score=number, status=status, probability=None, span=span)))
+            scored.append((number, replace(hit, score=number, status=status, probability=probability, span=span)))
     scored.sort(key=lambda pair: -pair[0])  # stable: ties keep their order
     return (*(hit for _, hit in scored), *rest)
 

@@ -94,6 +94,8 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheBytes | RedisUrl | None = None
     windows: Count | None = None
     pooling: Literal["max", "mean", "first"] | None = None
+    fuse: bool | NotNegative | None = None
+    go_on: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None = None
     options: dict[str, Any] = {}
 
 
@@ -257,7 +259,7 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     for position, table in enumerate(config.stages):
         key = f"stages[{position}]"
         first = ("model", "device", "profile", "engine", "threads", "max_length")
-        own = (*first, "template", "cache", "windows", "pooling")
+        own = (*first, "template", "cache", "windows", "pooling", "fuse", "go_on")
         chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
         if twice := chosen.keys() & table.options.keys():
             raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")

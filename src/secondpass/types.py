@@ -74,8 +74,8 @@ class Hit:
 
     `score` is what the last stage gave (None where it gave none); `first_score` and
     `first_rank` (1-based) are the first stage's and never change afterwards.
-    `probability` is None until a calibrator is fitted. `span` is the (start, end) slice,
-    in characters of the scored text, that the score rests on; None: nothing was scored.
+    `probability` is that of being relevant, None unless the model is calibrated. `span` is the
+    (start, end) slice, in characters of the scored text, that the score rests on; None: nothing was scored.
     """
 
     document: Document

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondpass.errors import InputError
+from secondpass.errors import InputError, ModelError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.rerankers.fields import renderer
 from secondpass.testing import check_pointwise, check_reranker
 from secondpass.types import Deadline, Document, Status, as_ranking
+from tiny import tiny_checkpoint, tiny_split
 
 TEXTS = ["sort a list in place", "a snake on the river bank", "file date", "the python language"]
 
@@ -145,3 +146,28 @@ def test_deadline_of_zero_costs_nothing_and_changes_nothing(encoder: CrossEncode
     ranking = encoder.rerank(as_ranking("sort", TEXTS), deadline=Deadline.after_ms(0))
     assert ranking.ids == ("0", "1", "2", "3")
     assert ranking.trace[-1].pairs_scored == 0
+
+
+def test_go_on_sends_the_best_through_all_layers(tmp_path: Path) -> None:
+    folder = tiny_split(tmp_path / "split")
+    ranking = as_ranking(
+        "river", [f"the {word} of {letter}" for word in ("river", "list") for letter in "abcdefghijklmno"]
+    )
+    stopping = CrossEncoder(folder, profile="exact", threads=1, cache_dir=tmp_path, go_on=0.1).rerank(ranking)
+    whole = CrossEncoder(folder, profile="exact", threads=1, cache_dir=tmp_path).rerank(ranking)
+    assert stopping.trace[-1].detail["exits"] == {"layer 1": 10, "layer 3": 20}
+    assert sorted(stopping.ids) == sorted(whole.ids)
+    full = {hit.document.id: hit.score for hit in whole.hits}
+    same = [hit for hit in stopping.hits if hit.score == pytest.approx(full[hit.document.id], abs=3e-3)]
+    assert len(same) >= 20
+
+
+def test_go_on_is_refused_where_it_cannot_be_kept(tmp_path: Path) -> None:
+    split, plain = tiny_split(tmp_path / "split"), tiny_checkpoint(tmp_path / "plain")
+    for options in ({"cache": 100_000}, {"windows": 2}):
+        with pytest.raises(InputError, match="neither cache nor windows"):
+            CrossEncoder(split, cache_dir=tmp_path, go_on=0.5, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="go_on is 2"):
+        CrossEncoder(split, profile="exact", threads=1, cache_dir=tmp_path, go_on=2)
+    with pytest.raises(ModelError, match="cannot stop early"):
+        CrossEncoder(plain, profile="exact", threads=1, cache_dir=tmp_path, go_on=0.5)

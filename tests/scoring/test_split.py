@@ -135,6 +135,17 @@ def test_batch_mates_and_padding_change_nothing(
     assert together == pytest.approx([reference(query, text) for text in texts], abs=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_what_is_kept_between_processes_gives_the_same_scores(folder: Path, tmp_path: Path, engine: str) -> None:
+    checkpoint = open_checkpoint(folder)
+    opened = [
+        open_scorer(checkpoint, engine=engine, profile="exact", threads=1, cache=tmp_path / "kept") for _ in range(3)
+    ]
+    one, *others = [scorer.score("river", TEXTS, go_on=0.5).values for scorer in opened]
+    assert all(other == pytest.approx(one, abs=1e-5) for other in others)
+    assert "from the cache" in opened[-1].engine.why
+
+
 @pytest.mark.parametrize("apart", [0, 2])
 def test_any_number_of_layers_can_read_apart(tmp_path: Path, apart: int) -> None:
     checkpoint = open_checkpoint(tiny.tiny_split(tmp_path, seed=3, apart=apart))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.probability import CALIBRATION
 from secondpass.training.data import Group
 from secondpass.training.export import _evenly, export
 from secondpass.training.recipe import Base, DataSet, Recipe, Training
 from secondpass.training.train import Prepared, fit
+from secondpass.types import as_ranking
 from tiny import tiny_checkpoint
 
 pytest.importorskip("sentence_transformers", reason="needs the extra 'train' (torch, sentence-transformers)")
@@ -40,8 +43,9 @@ def word_groups(count: int, seed: int = 0) -> Prepared:
     for _ in range(count):
         query, *wrong = draw.permutation(WORDS)[:4].tolist()
         groups.append(Group("words", query, tuple(f"the {word} of {query}" for word in ("snake", *wrong))))
+    dev = [replace(group, first_scores=(4.0, 1.0, 3.0, 2.0)) for group in groups[:60]]
     return Prepared(
-        groups, groups[:10], {"sets": [{"name": "words", "licence": "CC0", "groups": count}], "base": {"history": ""}}
+        groups, dev, {"sets": [{"name": "words", "licence": "CC0", "groups": count}], "base": {"history": ""}}
     )
 
 
@@ -73,12 +77,15 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     assert fit(recipe, prepared, work, say=said.append, progress=quiet) == trained  # nothing left to do
 
     out = tmp_path / "out"
+    out.mkdir()
+    (out / CALIBRATION).write_text('{"model": "an older one"}')
     lineage = export(recipe, prepared, trained, out)
     assert lineage["dev"][0]["model"] > 0.9
     assert json.loads((out / "lineage.json").read_text())["digest"] == open_checkpoint(out).digest
     assert lineage["licence"] == open_checkpoint(out).licence == "not stated"  # nobody said what it may be used for
     assert "license:" not in (out / "README.md").read_text(encoding="utf-8")
     opens_as_fast(out, lineage, tmp_path / "cache")
+    says_how_likely(out, lineage, tmp_path / "cache")
     model = CrossEncoder(out, profile="exact", cache_dir=tmp_path / "cache")
     assert model.scorer.max_length == 64
     assert model.scorer.checkpoint.golden
@@ -90,6 +97,25 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
 
     pairs = [(group.query, group.passages[1]) for group in held_out]
     np.testing.assert_allclose(model.predict(pairs), Theirs(str(out)).predict(pairs), atol=1e-4)
+
+
+def says_how_likely(out: Path, lineage: dict[str, Any], cache: Path) -> None:
+    """The folder brings a calibration, fitted on a part of the dev queries and measured on the others."""
+    told = lineage["calibration"]
+    (row, _) = told["measured"]
+    assert (row["where"], row["map"]) == ("in domain", "alone")
+    assert told["fitted_on"]["queries"] + row["queries"] == 60
+    assert f"| in domain | logit | {row['queries']} |" in (out / "README.md").read_text(encoding="utf-8")
+    assert lineage["dev"][0]["fused"] >= lineage["dev"][0]["model"]  # its first stage knows the answer
+    model = CrossEncoder(out, cache_dir=cache)
+    group = word_groups(40, seed=9).groups[0]
+    ranking = model.rerank(
+        as_ranking(group.query, [{"text": text, "score": -i} for i, text in enumerate(group.passages)])
+    )
+    assert ranking.trace[-1].detail["fused"]["weight"] == pytest.approx(told["weight"], rel=1e-3)
+    assert told["weight"] > 0
+    assert ranking.hits[0].document.text == group.passages[0]
+    assert ranking.hits[0].probability > 0.5 > ranking.hits[1].probability  # type: ignore[operator]
 
 
 def opens_as_fast(out: Path, lineage: dict[str, Any], cache: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from secondpass.errors import CollectionError, ConfigError, InputError
+from secondpass.retrievers.bm25 import BM25
 from secondpass.training.data import Group, PairSet, read_groups, read_pairs, write_groups
 from secondpass.training.negatives import dev_pools, mine
 from secondpass.training.recipe import DataSet, Negatives, read_recipe
 from secondpass.training.train import dev_report, targets
+from secondpass.types import Document
 
 COLOURS = ["red", "green", "blue", "amber", "violet", "ochre", "teal", "ivory", "black", "white"]
 
@@ -124,13 +127,29 @@ def test_dev_pools_keep_the_order_of_bm25_and_say_where_the_positive_stands(data
     wanted = {pair.query: pair.passage for pair in pairs.dev}
     for pool in pools:
         assert pool.passages[pool.positive] == wanted[pool.query]
-        assert len(pool.cosines) == len(pool.passages) <= 10
+        assert len(pool.cosines) == len(pool.passages) == len(pool.first_scores) <= 10
+        assert list(pool.first_scores) == sorted(pool.first_scores, reverse=True)
+        assert min(pool.first_scores) > 0
+
+
+def test_the_scores_of_dev_pools_are_those_of_our_own_bm25(data: Path) -> None:
+    pairs = read_pairs(spec(), data, seed=1)
+    index = BM25.build([Document(text, text) for text in pairs.passages])
+    for pool in dev_pools(pairs, 10, None):
+        ours = {hit.document.text: hit.score for hit in index.retrieve(pool.query, len(pairs.passages)).hits}
+        assert [ours[text] for text in pool.passages] == pytest.approx(pool.first_scores, abs=1e-3)
 
 
 def test_groups_survive_writing(tmp_path: Path) -> None:
-    groups = [Group("s", "q ü", ("a", "b"), (0.5, 0.25), 1), Group("s", "r", ("c",))]
+    groups = [Group("s", "q ü", ("a", "b"), (0.5, 0.25), 1, (7.5, 3.25)), Group("s", "r", ("c",))]
     write_groups(groups, tmp_path / "g.jsonl")
     assert read_groups(tmp_path / "g.jsonl") == groups
+
+
+def test_groups_from_before_there_were_first_stage_scores_are_read(tmp_path: Path) -> None:
+    row = {"set": "s", "query": "q", "passages": ["a", "b"], "cosines": [0.5, 0.25], "positive": 1}
+    (tmp_path / "g.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_groups(tmp_path / "g.jsonl") == [Group("s", "q", ("a", "b"), (0.5, 0.25), 1)]
 
 
 def test_list_targets_are_distributions_between_label_and_teacher() -> None:
@@ -155,6 +174,23 @@ def test_the_dev_report_is_ndcg_at_10_of_one_positive() -> None:
     assert row["bm25"] == pytest.approx((1 / np.log2(5) + 0) / 2, abs=1e-4)
     assert row["cosine"] == pytest.approx((1 + 0) / 2, abs=1e-4)
     assert row["model"] == pytest.approx((1 / np.log2(5) + 0) / 2, abs=1e-4)
+    assert row["fused"] is None
+
+
+def test_the_dev_report_fuses_where_there_are_scores_to_fuse() -> None:
+    pool = Group("s", "q", ("a", "b", "c"), (), 2, (3.0, 2.0, 1.0))
+    plain = Group("t", "q", ("a", "b", "c"), (), 2)
+
+    def score(_: str, texts: Sequence[str]) -> list[float]:
+        return [1.0, 0.0, 0.5][: len(texts)]
+
+    def fuse(logits: Sequence[float], first: Sequence[float]) -> list[float]:
+        return [logit - 2 * one for logit, one in zip(logits, first, strict=True)]  # turns the order around
+
+    one, other = dev_report([pool, plain], score, fuse)
+    assert (one["model"], one["fused"]) == (pytest.approx(1 / np.log2(3), abs=1e-4), 1.0)
+    assert (other["model"], other["fused"]) == (one["model"], None)
+    assert dev_report([pool], score)[0]["fused"] is None
 
 
 BASE = '[base]\nfolder = "x"\n'
@@ -194,3 +230,32 @@ def test_the_shipped_recipe_reads_and_keeps_out_what_must_stay_out() -> None:
     assert not names & {"checkthat20-train", "cosqa-dev"}  # research use only: not for a model that is given away
     (docstrings,) = (one for one in recipe.sets if one.name == "python-docstrings")
     assert docstrings.drop == {"doc_id": "python-stdlib"}  # the demo collection is made of these
+
+
+def test_dense_negatives_and_copies(data: Path) -> None:
+    """Negatives that resemble by meaning, and none that is nearly the positive itself, whatever finds it."""
+    row = {"query": "what about red ships", "positive": "ships are red in red light"}
+    pairs = read_pairs(spec(sample=30, dev=0, drop={"doc_id": "python-stdlib"}), data, seed=1)
+    copied = "ships ships are red in red light ."
+    pairs = replace(pairs, passages=(*pairs.passages, copied))
+    for copy, allowed in ((1.0, True), (0.9, False)):
+        settings = Negatives(mined=3, dense=4, random=1, depth=30, ceiling=0, copy=copy)
+        groups = mine(pairs, settings, None, seed=3)
+        assert {len(group.passages) for group in groups} == {9}
+        assert all(len(set(group.passages)) == 9 and not group.cosines for group in groups)
+        seen = {text for group in groups if group.query == row["query"] for text in group.passages[1:-1]}
+        assert not allowed or copied in seen
+        assert allowed or copied not in seen
+    mined_alone = mine(pairs, Negatives(mined=3, random=1, ceiling=0), None, seed=3)
+    assert [group.passages[:2] for group in mined_alone] != [group.passages[:2] for group in groups]
+
+
+def test_a_ceiling_of_zero_leaves_in_what_the_base_ranks_wrongly(data: Path) -> None:
+    pairs = read_pairs(spec(sample=30, dev=0, drop={"doc_id": "python-stdlib"}), data, seed=1)
+    kept = mine(pairs, Negatives(mined=3, random=1, ceiling=0), by_colour, seed=3)
+    filtered = mine(pairs, Negatives(mined=3, random=1, ceiling=0.5), by_colour, seed=3)
+
+    def of_its_colour(groups: Sequence[Group]) -> int:
+        return sum(group.query.split()[2] in text.split() for group in groups for text in group.passages[1:4])
+
+    assert of_its_colour(kept) > of_its_colour(filtered) == 0

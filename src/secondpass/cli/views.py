@@ -23,11 +23,16 @@ __all__ = ["hits_table", "ranking_data", "ranking_line", "run_lines", "scored_id
 
 
 def ranking_data(ranking: Ranking, *, trace: bool, texts: bool = False) -> dict[str, Any]:
-    """{"query_id", "hits": [{"id", "score", "status", "first_rank"}]}; if asked for, with trace, query and texts."""
+    """{"query_id", "hits": [{"id", "score", "status", "first_rank"}]}; if asked for, with trace, query and texts.
+
+    A hit has a "probability" where the model is calibrated.
+    """
     hits: list[dict[str, Any]] = []
     for hit in ranking.hits:
         row: dict[str, Any] = {"id": hit.document.id, "score": hit.score, "status": hit.status.value}
         row["first_rank"] = hit.first_rank
+        if hit.probability is not None:
+            row["probability"] = hit.probability
         if texts:
             row |= {"first_score": hit.first_score, "title": hit.document.title, "text": hit.document.text}
         hits.append(row)

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from secondpass.cascade import reorder
 from secondpass.errors import InputError, ModelError
+from secondpass.rerankers.both_stages import BothStages
 from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
 from secondpass.scoring.cache import Cached, Store, open_store
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
+from secondpass.scoring.probability import read_calibration
 from secondpass.scoring.tokens import KEEP_BYTES
 from secondpass.scoring.windows import Pooling, Windowed
 from secondpass.types import NEVER, Deadline, Ranking, Scorer, Scores, Status
@@ -52,6 +54,11 @@ class CrossEncoder:
             `scoring.windows`; None: by their beginning, as much as fits into `max_length`.
         overlap: what neighbouring windows share, as a share of their tokens.
         pooling: a document's score from its windows': "max", "mean", or "first" (the beginning alone).
+        go_on: for a split encoder: the share of a ranking's documents, the best by the head after its lower layers,
+            that pass the upper ones in `rerank` (at least 20); the others keep that head's score. 1: all.
+        fuse: whether `rerank` goes by the logit and the first stage's score together where the hits bring one:
+            True (as the model folder's calibration weighs them, if it has one), False, or the weight itself, in logits
+            per standard deviation of the first stage's scores. See `rerankers.both_stages`.
 
     Raises ModelError with the reason where the checkpoint must not be used, GoldenError where its
     scores come out wrong on this machine.
@@ -74,14 +81,23 @@ class CrossEncoder:
         windows: int | None = None,
         overlap: float = 0.25,
         pooling: Pooling = "max",
+        fuse: bool | float = True,
+        go_on: float = 1.0,
     ) -> None:
         if windows is None and pooling == "mean":
             raise InputError("pooling='mean' is of windows; say how many with windows=, or leave pooling out")
+        if go_on != 1 and (cache is not None or windows is not None):
+            raise InputError(
+                "with go_on a document's score depends on the others of its ranking, so it goes with neither cache nor "
+                "windows; leave one of them out"
+            )
         self._render = renderer(template)
         store = None if cache is None else open_store(cache)  # before the model: a mistake is told at once
         folder = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
+        checkpoint = open_checkpoint(model)
+        self._both_stages = BothStages(read_calibration(checkpoint), fuse)
         self.scorer = open_scorer(
-            open_checkpoint(model),
+            checkpoint,
             device=device,
             engine=engine,
             profile=profile,
@@ -91,6 +107,9 @@ class CrossEncoder:
             keep_tokens=keep_tokens,
             cache=folder,
         )
+        self.go_on = go_on
+        if go_on != 1:
+            self.scorer.score("", [], go_on=go_on)  # a mistake is told at once
         self._asked: Scorer = self.scorer if store is None else Cached(self.scorer, store, _identity(self.scorer))
         if windows is not None:
             tokens = self.scorer.tokens
@@ -120,10 +139,18 @@ class CrossEncoder:
         return self._asked.score(query, texts, deadline=deadline)
 
     def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
-        """The ranking in the order of this model's logits; what was not scored keeps its order behind."""
+        """The ranking in the order of this model's logits, fused with the first stage's scores as `fuse` says.
+
+        What was not scored keeps its order behind. A hit's probability is that of being relevant, where the model
+        folder has a calibration.
+        """
         texts = [self._render(hit.document) for hit in ranking.hits]
-        scores = self._asked.score(ranking.query, texts, deadline=deadline)  # type: ignore[arg-type]
-        hits = reorder(ranking, scores)
+        if self.go_on == 1:
+            scores = self._asked.score(ranking.query, texts, deadline=deadline)  # type: ignore[arg-type]
+        else:
+            scores = self.scorer.score(ranking.query, texts, deadline=deadline, go_on=self.go_on)
+        scores, probabilities = self._both_stages(ranking, scores)
+        hits = reorder(ranking, scores, probabilities)
         return Ranking(ranking.query, hits, (*ranking.trace, scores.trace), ranking.query_id)
 
     def rerank_many(self, rankings: Iterable[Ranking], *, deadline_ms: float | None = None) -> Iterator[Ranking]:

@@ -286,7 +286,6 @@ def finished(bert: Bert, inputs: Sequence[str], outputs: Mapping[str, Sequence[s
         "mask": (TensorProto.INT64, ["batch", "document tokens" if "query_mask" in inputs else "tokens"]),
         "types": (TensorProto.INT64, ["batch", "tokens"]),
         "query_mask": (TensorProto.INT64, [1, "query tokens"]),
-        "of_query": (TensorProto.FLOAT, [1, "tokens"]),
         "hidden_in": (TensorProto.FLOAT, ["batch", "tokens", hidden]),
         "query": (TensorProto.FLOAT, ["queries", "query tokens", hidden]),
         "hidden": (TensorProto.FLOAT, ["batch", "document tokens", hidden]),

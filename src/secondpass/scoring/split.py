@@ -28,11 +28,10 @@ def both_sides(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
     """The inputs of `joint_block` from what `apart_block` gave of a query and of documents, and which tokens are real,
     bool [batch, tokens]."""
-    rows, count, width = len(documents), query.shape[1], documents.shape[1]
+    rows, count = len(documents), query.shape[1]
     hidden = np.concatenate((np.broadcast_to(query, (rows, *query.shape[1:])), documents), axis=1)
-    of_query = np.repeat(np.array([[1, 0]], np.float32), (count, width), axis=1)
     real = np.concatenate((np.broadcast_to(query_mask, (rows, count)), mask), axis=1).astype(bool)
-    return {"hidden_in": hidden, "of_query": of_query, "query_mask": query_mask, "mask": mask}, real
+    return {"hidden_in": hidden, "query_mask": query_mask, "mask": mask}, real
 
 
 def apart_block(
@@ -60,9 +59,8 @@ def joint_block(
 ) -> Any:
     """Layers in which query and document see each other, from `first` up to, not including, `last`.
 
-    Takes hidden_in (float32 [batch, tokens, hidden], the query's tokens first), of_query (float32 [1, tokens], 1 for
-    those and 0 for the document's), query_mask (int64 [1, query tokens]) and mask (int64 [batch, document tokens]);
-    gives hidden, shaped as hidden_in.
+    Takes hidden_in (float32 [batch, tokens, hidden], the query's tokens first), query_mask (int64 [1, query tokens])
+    and mask (int64 [batch, document tokens]); gives hidden, shaped as hidden_in.
 
     Each token attends to its own side and, apart from that, to the other, whose mixture is weighed by the layer's
     `gate` of that head: attention(own) + gate · attention(other). With a gate of 0 the sides stay apart.
@@ -71,30 +69,27 @@ def joint_block(
     g = bert.g
     sides = (bert.masked("query_mask"), bert.masked("mask"))
     count = g.add("Slice", g.add("Shape", "query_mask"), g.ints(1), g.ints(2), g.ints(0))
-    end = g.ints(np.iinfo(np.int64).max)
-    rows = g.add("Unsqueeze", "of_query", g.ints(1, 3))  # [1, 1, tokens, 1]
+    # not the largest integer: OpenVINO lost it among the constants of a graph that it had kept compiled (2026.4)
+    end = g.add("Slice", g.add("Shape", "hidden_in"), g.ints(1), g.ints(2), g.ints(0))
+    ranges = ((g.ints(0), count), (count, end))  # the query's tokens, the document's
 
     def attended(x: str, at: str) -> str:
-        query, key, value = bert.projected(x, at)
-        gate = weights[f"{at.removesuffix('.attention')}.gate"].reshape(2, 1, -1, 1, 1)  # of query rows, document rows
-        # how much a row takes of the query's side, and of the document's
-        takes = (
-            g.add("Add", g.add("Mul", rows, g.constant(1 - gate[1], f"{at}.own")), g.constant(gate[1], f"{at}.other")),
-            g.add("Add", g.add("Mul", rows, g.constant(gate[0] - 1, f"{at}.open")), g.number(1.0)),
-        )
+        parts = bert.projected(x, at)
+        query, document = ([g.add("Slice", one, *places, g.ints(2)) for one in parts] for places in ranges)
+        gates = weights[f"{at.removesuffix('.attention')}.gate"].reshape(2, 1, -1, 1, 1)
         mixed = []
-        for take, bias, (low, high) in zip(takes, sides, ((g.ints(0), count), (count, end)), strict=True):
-            keys, values = (g.add("Slice", one, low, high, g.ints(2)) for one in (key, value))
-            mixed.append(g.add("Mul", bert.mixed(query, keys, values, bias), take))
-        return bert.merged(g.add("Add", *mixed))
+        for own, other, gate, side in ((query, document, gates[0], 0), (document, query, gates[1], 1)):
+            near = bert.mixed(own[0], own[1], own[2], sides[side])
+            far = bert.mixed(own[0], other[1], other[2], sides[1 - side])
+            opened = g.add("Mul", far, g.constant(gate, f"{at}.gate.{side}"))
+            mixed.append(g.add("Add", near, opened))
+        return bert.merged(g.add("Concat", *mixed, axis=2))
 
     x = "hidden_in"
     for i in range(first, last):
         x = bert.layer(x, i, attended)
     g.name(x, "hidden")
-    return finished(
-        bert, ["hidden_in", "of_query", "query_mask", "mask"], {"hidden": ["batch", "tokens", encoder.hidden]}
-    )
+    return finished(bert, ["hidden_in", "query_mask", "mask"], {"hidden": ["batch", "tokens", encoder.hidden]})
 
 
 def pair_head(encoder: Encoder, weights: Tensors, layer: int) -> Any:

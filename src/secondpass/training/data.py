@@ -46,13 +46,17 @@ class PairSet:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A query and passages, one of them known to answer it; `cosines` are the base's, one a passage."""
+    """A query and passages, one of them known to answer it.
+
+    `cosines` are the base's and `first_scores` those of the first stage that found the passages, one a passage.
+    """
 
     set: str
     query: str
     passages: tuple[str, ...]
     cosines: tuple[float, ...] = ()
     positive: int = 0
+    first_scores: tuple[float, ...] = ()
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -111,7 +115,10 @@ def write_groups(groups: list[Group], path: Path) -> None:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """What `write_groups` wrote."""
+    """What `write_groups` wrote, a file without first-stage scores included, as they were written before."""
     with path.open(encoding="utf-8") as lines:
         rows = map(json.loads, lines)
-        return [Group(**{**row, "passages": tuple(row["passages"]), "cosines": tuple(row["cosines"])}) for row in rows]
+        return [
+            Group(**{**row, **{key: tuple(value) for key, value in row.items() if isinstance(value, list)}})
+            for row in rows
+        ]

@@ -1,4 +1,4 @@
-"""From a trained model to a folder that ships: fp16 weights, golden scores, int8 scales, lineage, card.
+"""From a trained model to a folder that ships: fp16 weights, golden scores, int8 scales, calibration, lineage, card.
 
 Knows: the layout that secondpass, transformers and sentence-transformers all open. Refuses to
 know: how the model was trained, beyond what the lineage says. The golden logits come from
@@ -14,6 +14,7 @@ import platform
 import random
 import shutil
 from collections.abc import Sequence
+from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,16 @@ import numpy as np
 from secondpass.errors import GoldenError
 from secondpass.extras import require
 from secondpass.scoring.calibration import calibrate
-from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.checkpoint import SPLIT, open_checkpoint
 from secondpass.scoring.engines import open_engine
 from secondpass.scoring.pair_scorer import PairScorer
+from secondpass.scoring.prepare import prepare
+from secondpass.scoring.probability import CALIBRATION, write_calibration
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.scales import write_scales
+from secondpass.scoring.tokens import Tokens
 from secondpass.training.data import Group
+from secondpass.training.probability import calibrated, fused, in_words
 from secondpass.training.recipe import Recipe
 from secondpass.training.train import DEV_DEPTH, Prepared, dev_report
 
@@ -45,21 +50,11 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
 
     Raises GoldenError where an engine on this machine does not reproduce torch's fp32 scores.
     """
-    torch: Any = require("torch", extra="train", purpose="export")
-    transformers: Any = require("transformers", extra="train", purpose="export")
     out.mkdir(parents=True, exist_ok=True)
     _weights(trained, out)
     _configuration(recipe, trained, out)
-
-    model = transformers.BertForSequenceClassification.from_pretrained(str(out), dtype=torch.float32).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(out))
-    golden = []
-    with torch.no_grad():
-        for query, text in PROBES:
-            features = tokenizer(
-                query, text, truncation="only_second", max_length=recipe.max_length, return_tensors="pt"
-            )
-            golden.append({"query": query, "document": text, "logit": round(float(model(**features).logits[0, 0]), 6)})
+    split = json.loads((out / "config.json").read_text(encoding="utf-8"))["model_type"] == SPLIT
+    golden = _golden_split(out) if split else _golden(recipe, out)
     written: dict[str, Any] = {"licence": recipe.licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
     _write_json(out / "golden.json", written)
 
@@ -74,8 +69,15 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     written["tolerance"]["int8"] = _allowed(deviation_of_fast)
     _write_json(out / "golden.json", written)
 
-    def score(query: str, texts: Sequence[str]) -> list[float]:
+    @cache  # the pools are scored once, to calibrate and to report
+    def score(query: str, texts: tuple[str, ...]) -> list[float]:
         return [-math.inf if value is None else value for value in default.score(query, texts).values]
+
+    trained_on = {group.set for group in prepared.groups}
+    calibration, probability = calibrated(prepared.dev, trained_on, score, recipe.training.seed)
+    (out / CALIBRATION).unlink(missing_ok=True)  # an older model's, which this one would refuse
+    if calibration is not None:
+        write_calibration(default.checkpoint, calibration)
 
     lineage = {
         "name": recipe.name,
@@ -84,8 +86,10 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
         "groups": len(prepared.groups),
         "training": msgspec.to_builtins(recipe.training),
         "negatives": msgspec.to_builtins(recipe.negatives),
-        "dev": dev_report(prepared.dev, score),
+        **({"split": msgspec.to_builtins(recipe.split)} if recipe.split else {}),
+        "dev": dev_report(prepared.dev, score, partial(fused, calibration) if calibration else None),
         "dev_precision": default.engine.precision,
+        "calibration": probability,
         "golden": {
             "fp32_worst": worst,
             "largest_deviation_of_default": deviation,
@@ -101,6 +105,38 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     if not (out / "README.md").exists():  # a card that a person has edited is never overwritten
         (out / "README.md").write_text(_card(lineage), encoding="utf-8")
     return lineage
+
+
+def _golden(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
+    torch: Any = require("torch", extra="train", purpose="export")
+    transformers: Any = require("transformers", extra="train", purpose="export")
+    model = transformers.BertForSequenceClassification.from_pretrained(str(out), dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(out))
+    golden = []
+    with torch.no_grad():
+        for query, text in PROBES:
+            features = tokenizer(
+                query, text, truncation="only_second", max_length=recipe.max_length, return_tensors="pt"
+            )
+            golden.append({"query": query, "document": text, "logit": round(float(model(**features).logits[0, 0]), 6)})
+    return golden
+
+
+def _golden_split(out: Path) -> list[dict[str, Any]]:
+    from secondpass.training.split import logits_of, open_split
+
+    torch: Any = require("torch", extra="train", purpose="export")
+    model, checkpoint = open_split(out), open_checkpoint(out)
+    tokens = Tokens(checkpoint.tokenizer, checkpoint.max_length, keep_bytes=0)
+    golden = []
+    with torch.no_grad():
+        for query, text in PROBES:
+            (row,) = prepare(checkpoint, query, [text], tokens).rows
+            if row is not None:
+                sides = row.ids[: row.query_tokens].tolist(), row.ids[row.query_tokens :].tolist()
+                logits = logits_of(model, [sides[0]], [sides[1]], [0])[model.layers]
+                golden.append({"query": query, "document": text, "logit": round(float(logits[0]), 6)})
+    return golden
 
 
 def write_int8(folder: Path, groups: Sequence[Group], dev: Sequence[Group], seed: int) -> float:
@@ -148,7 +184,8 @@ def _configuration(recipe: Recipe, trained: Path, out: Path) -> None:
     config.pop("_name_or_path", None)
     # weights lie on disk in fp16 and are meant to be computed on in fp32 unless a profile takes less
     config |= {"dtype": "float32", "torch_dtype": "float32"}
-    config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    if config["model_type"] != SPLIT:
+        config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
     _write_json(out / "config.json", config)
     tokenizer = json.loads((trained / "tokenizer.json").read_text(encoding="utf-8"))
@@ -200,7 +237,7 @@ def _card(lineage: dict[str, Any]) -> str:
 
     dev = "\n".join(
         f"| {one['set']} | {one['queries']} | "
-        + " | ".join(number(one[key]) for key in ("bm25", "cosine", "model"))
+        + " | ".join(number(one[key]) for key in ("bm25", "cosine", "model", "fused"))
         + " |"
         for one in lineage["dev"]
     )
@@ -222,7 +259,9 @@ Made by `secondpass train --recipe recipe.toml`; what it was made of is in `line
 
 Dev queries, held out of training (nDCG@10 over BM25's first 30, queries whose answer BM25 found):
 
-| dev set | queries | BM25's order | cosine of the base | this model |
-|---|---|---|---|---|
+| dev set | queries | BM25's order | cosine of the base | this model | with BM25's scores |
+|---|---|---|---|---|---|
 {dev}
+
+{in_words(lineage["calibration"])}
 """

@@ -13,7 +13,7 @@ import msgspec
 
 from secondpass.errors import ConfigError
 
-__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Static", "Training", "read_recipe"]
+__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Split", "Static", "Training", "read_recipe"]
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -44,14 +44,20 @@ class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Negatives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Negatives per positive. Mined ones are drawn from BM25's first `depth` of the same set;
-    a candidate whose cosine to the query under the base exceeds `ceiling` × the positive's is
-    taken for a false negative and left out."""
+    """Negatives per positive. `mined` ones are drawn from BM25's first `depth` of the same set, `dense` ones
+    from the first `depth` of secondpass-static.
+
+    A candidate whose cosine to the query under the base exceeds `ceiling` × the positive's is taken for a false
+    negative and left out (0: none is). What is left then is what the base ranks right already, so a base that is to
+    be improved on needs the others: leave out near-copies of the positive alone, by their cosine under
+    secondpass-static (`copy`, 1: none is)."""
 
     mined: Count = 2
+    dense: Count = 0
     random: Count = 1
     depth: Positive = 30
-    ceiling: Annotated[float, msgspec.Meta(gt=0.0)] = 0.95
+    ceiling: Annotated[float, msgspec.Meta(ge=0.0)] = 0.95
+    copy: Share = 1.0
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +81,34 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 13
 
 
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A split encoder in place of a classifier (training/split.py): `apart` layers read query and document apart, and a
+    head follows each of the layers `exits`, the last among them.
+
+    A lower head compares tokens by vectors of `project` numbers; each has a network of `inner` units, learns at
+    `head_rate`, and counts `exit_weight` beside the last one's 1. Gates learn at `gate_rate`. Each step cuts passages
+    at one of `lengths` tokens. Of the groups a share `attacked` has one negative made to fool a ranker, and a
+    share `misspelt` a typo in its query."""
+
+    apart: Count = 2
+    exits: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)] = (2, 4, 6)
+    project: Positive = 128
+    inner: Positive = 96
+    exit_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.3
+    head_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 5e-4
+    gate_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 5e-3
+    lengths: Annotated[tuple[Annotated[int, msgspec.Meta(ge=8)], ...], msgspec.Meta(min_length=1)] = (
+        128,
+        128,
+        160,
+        160,
+        192,
+        256,
+    )
+    attacked: Share = 0.0
+    misspelt: Share = 0.0
+
+
 class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A static embedding model in place of a cross-encoder: one vector a token (training/static.py).
 
@@ -93,13 +127,15 @@ class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use, `licence` the
-    one its maker gives the result. With `static` a static embedding model is made, else a cross-encoder."""
+    one its maker gives the result. With `split` a split encoder is made, with `static` a static embedding model, else a
+    classifier; a recipe whose base is a split encoder goes on with it and needs neither."""
 
     name: str
     base: Base
     sets: Annotated[tuple[DataSet, ...], msgspec.Meta(min_length=1)]
     negatives: Negatives = Negatives()
     training: Training = Training()
+    split: Split | None = None
     static: Static | None = None
     max_length: Positive = 512
     licence: str = "not stated"

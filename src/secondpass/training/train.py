@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from secondpass.errors import ConfigError
 from secondpass.extras import require
+from secondpass.scoring.checkpoint import SPLIT
 from secondpass.scoring.prepare import query_limit
 from secondpass.training.data import Group, read_groups, read_pairs, write_groups
 from secondpass.training.negatives import Encode, dev_pools, mine
@@ -63,7 +64,9 @@ def quieten(transformers: Any) -> None:
 def is_cross_encoder(folder: Path) -> bool:
     """Whether the base was trained on pairs: its cosine then says little about a query and a passage apart."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return any("SequenceClassification" in name for name in config.get("architectures") or ())
+    return config.get("model_type") == SPLIT or any(
+        "SequenceClassification" in name for name in config.get("architectures") or ()
+    )
 
 
 def encoder(folder: Path, *, bf16: bool, progress: Progress) -> Encode:
@@ -163,6 +166,13 @@ def targets(group: Group, weight: float, temperature: float) -> list[float]:
     return [(1 - weight) * h + weight * float(s) for h, s in zip(hard, soft, strict=True)]
 
 
+def _batches(groups: Sequence[Group], recipe: Recipe) -> list[list[int]]:
+    if any(group.positive for group in groups):
+        raise ConfigError("training groups must hold their positive first")
+    lengths = [len(group.query) + max(map(len, group.passages)) for group in groups]
+    return _length_sorted_batches(lengths, recipe.training.groups_per_batch, recipe.training.seed)
+
+
 def _length_sorted_batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
     """Batches of like lengths in random order: sorted within chunks of 64 batches, so padding stays small."""
     draw = random.Random(seed)
@@ -183,6 +193,16 @@ def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: P
     `stop_after` ends the run after that many optimiser steps (0: the whole recipe); the learning
     rate is planned for the steps that will be taken.
     """
+    base = base_folder(recipe.base)
+    if (
+        recipe.split is not None
+        or json.loads((base / "config.json").read_text(encoding="utf-8")).get("model_type") == SPLIT
+    ):
+        from secondpass.training.split import fit_split
+
+        groups = prepared.groups
+        batches = _batches(groups, recipe)
+        return fit_split(recipe, base, groups, batches, work, say=say, progress=progress, stop_after=stop_after)
     torch: Any = require("torch", extra="train", purpose="training")
     library: Any = require("sentence_transformers", extra="train", purpose="training")
     transformers: Any = require("transformers", extra="train", purpose="training")
@@ -231,16 +251,13 @@ def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: P
             pointwise = torch.nn.functional.binary_cross_entropy_with_logits(logits, hard)
             return listwise + settings.bce_weight * pointwise
 
-    if any(group.positive for group in prepared.groups):
-        raise ConfigError("training groups must hold their positive first")
     asked = model.tokenizer([group.query for group in prepared.groups], add_special_tokens=False)["input_ids"]
     fits = [len(tokens) <= query_limit(settings.max_length) for tokens in asked]
     groups = [group for group, fit in zip(prepared.groups, fits, strict=True) if fit]
     if len(groups) < len(prepared.groups):
         left_out = len(prepared.groups) - len(groups)
         say(f"{left_out} groups left out: the query does not fit {settings.max_length} tokens")
-    lengths = [len(group.query) + max(map(len, group.passages)) for group in groups]
-    batches = _length_sorted_batches(lengths, settings.groups_per_batch, settings.seed)
+    batches = _batches(groups, recipe)
 
     class LikeLengths(sampler.DefaultBatchSampler):  # type: ignore[misc]
         def __init__(self, *_: Any, **__: Any) -> None:
@@ -309,9 +326,15 @@ def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: P
     return done
 
 
-def dev_report(dev: Sequence[Group], score: Callable[[str, Sequence[str]], Sequence[float]]) -> list[dict[str, Any]]:
-    """nDCG@10 by set over the dev pools: BM25's order, the base's cosine, the model, each of one positive a query.
+def dev_report(
+    dev: Sequence[Group],
+    score: Callable[[str, Sequence[str]], Sequence[float]],
+    fuse: Callable[[Sequence[float], Sequence[float]], Sequence[float]] | None = None,
+) -> list[dict[str, Any]]:
+    """nDCG@10 by set over the dev pools: BM25's order, the base's cosine, the model, and the model with BM25.
 
+    `fuse` makes scores of both stages from logits and BM25's scores; without it, or where a set's pools hold none,
+    "fused" is None, as "cosine" is where there are no cosines. Each pool has one positive.
     The source of the formula: with one relevant passage, nDCG@10 = 1 / log2(1 + rank) if rank ≤ 10, else 0.
     """
 
@@ -319,15 +342,19 @@ def dev_report(dev: Sequence[Group], score: Callable[[str, Sequence[str]], Seque
         rank = 1 + sum(v > values[positive] or (v == values[positive] and i < positive) for i, v in enumerate(values))
         return float(1 / np.log2(1 + rank)) if rank <= 10 else 0.0
 
-    by_set: dict[str, list[tuple[float, float, float]]] = {}
+    by_set: dict[str, list[tuple[float, float, float, float]]] = {}
     for pool in dev:
         bm25 = gain([-float(i) for i in range(len(pool.passages))], pool.positive)
         cosine = gain(pool.cosines, pool.positive) if pool.cosines else 0.0
-        by_set.setdefault(pool.set, []).append((bm25, cosine, gain(score(pool.query, pool.passages), pool.positive)))
+        logits = score(pool.query, pool.passages)
+        fused = gain(fuse(logits, pool.first_scores), pool.positive) if fuse and pool.first_scores else 0.0
+        by_set.setdefault(pool.set, []).append((bm25, cosine, gain(logits, pool.positive), fused))
     with_cosine = {pool.set for pool in dev if pool.cosines}
+    with_fused = {pool.set for pool in dev if fuse and pool.first_scores}
     report = []
     for name, rows in by_set.items():
-        bm25, cosine, model = np.mean(rows, axis=0).round(4).tolist()
+        bm25, cosine, model, fused = np.mean(rows, axis=0).round(4).tolist()
         row = {"set": name, "queries": len(rows), "bm25": bm25, "model": model}
-        report.append({**row, "cosine": cosine if name in with_cosine else None})
+        row |= {"cosine": cosine if name in with_cosine else None, "fused": fused if name in with_fused else None}
+        report.append(row)
     return report

@@ -1,0 +1,237 @@
+"""From a model's logit, with the first stage's score or without it, to P(relevant): two logistic maps.
+
+Knows: the maps, how they are fitted, and the file that a model folder keeps them in. Refuses to know: rankings,
+engines, and where the judged pairs come from.
+
+    alone                 P = σ(a · logit + c)                  Platt 1999
+    with the first stage  P = σ(a' · logit + b' · z + c')
+
+z is the first stage's score in standard deviations from the mean over the candidates of the same request: BM25 and a
+cosine have no common scale, and neither have two queries of one BM25. Both maps rise with the logit, so they change no
+order by themselves; b'/a' is what a standard deviation of the first stage is worth in logits: the weight that fusion
+needs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from secondpass.errors import InputError, ModelError
+from secondpass.scoring.checkpoint import Checkpoint
+
+__all__ = [
+    "CALIBRATION",
+    "Calibration",
+    "JudgedQuery",
+    "Logistic",
+    "fit_calibration",
+    "read_calibration",
+    "standardised",
+    "write_calibration",
+]
+
+CALIBRATION = "calibration.json"
+FEWEST_SCORES = 3  # of two, z is −1 and 1 whatever the scores: it says no more than their order
+FEWEST_QUERIES = 20  # of fewer, the maps would say more of these queries than of the model
+_PENALTY = 0.01  # of a squared slope per standard deviation; a query's likelihood counts 1. Keeps separable data finite
+_STEPS = 200  # of Newton's method, which needs about ten
+
+Float = NDArray[np.float64]
+JudgedQuery = tuple[Sequence[float | None], Sequence[float | None], Sequence[float | None]]
+"""Of one query's candidates, in parallel: logits, first-stage scores, labels (above 0: relevant; None: not judged)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """P = σ(logit · `logit` + z · `first` + `intercept`).
+
+    Raises ModelError where it would not rise with the logit, would fall with the first stage, or is not finite.
+    """
+
+    logit: float
+    intercept: float
+    first: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.logit, self.intercept, self.first))):
+            raise ModelError(f"the calibration {self} is not finite; fit it again")
+        if self.logit <= 0:
+            raise ModelError(f"the calibration {self} does not rise with the logit: the model does not rank")
+        if self.first < 0:
+            raise ModelError(f"the calibration {self} falls as the first stage's score rises; fit it again")
+
+    def __call__(self, logits: ArrayLike, z: ArrayLike = 0.0) -> Float:
+        """Probabilities of logits and z of the same shape."""
+        return _sigmoid(self.logit * np.asarray(logits, np.float64) + self.first * np.asarray(z) + self.intercept)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Both maps of one model. `alone` holds where the first stage left no scores to go by, `with_first` elsewhere."""
+
+    alone: Logistic
+    with_first: Logistic
+
+    def __post_init__(self) -> None:
+        if self.alone.first:
+            raise ModelError("the map `alone` weighs the first stage's score, which it is made to do without")
+
+    @property
+    def weight(self) -> float:
+        """What a standard deviation of the first stage's scores is worth, in logits."""
+        return self.with_first.first / self.with_first.logit
+
+
+def standardised(scores: Sequence[float | None]) -> Float | None:
+    """Scores in standard deviations (of the population) from their mean; 0 where there is none, or none that is finite.
+
+    None where fewer than 3 are there or they do not differ by more than rounding: then z does not exist. 0, the mean
+    of the others, is neutral: of a document that the first stage did not score nothing is known that speaks for or
+    against it, and the lowest z would count its absence as a judgment.
+    """
+    values = _numbers(scores)
+    known = np.isfinite(values)
+    if known.sum() < FEWEST_SCORES:
+        return None
+    scale = np.abs(values[known]).max()  # so that squares of huge scores stay finite
+    if not scale:
+        return None
+    values = values / scale
+    spread = values[known].std()
+    if spread < 1e-9:
+        return None
+    z = np.zeros(len(values))
+    z[known] = (values[known] - values[known].mean()) / spread
+    return z
+
+
+def fit_calibration(queries: Iterable[JudgedQuery]) -> Calibration:
+    """Both maps by penalised maximum likelihood, each query of the same weight.
+
+    A candidate without a finite logit or without a label does not enter; one without a first-stage score
+    enters the map alone only, as do all of a query that has no z. The likelihood of a query is the mean over its
+    candidates, so that long lists do not outweigh short ones. Where a negative b' would fit best, b' is 0, which is
+    then the best that is allowed, since the likelihood is concave.
+
+    Raises InputError for columns that are not parallel, and ModelError where fewer than 20 queries have a relevant
+    candidate or one that is not, or where the logits do not rise with relevance.
+    """
+    alone: list[Float] = []
+    both: list[Float] = []
+    for number, (logits, first, labels) in enumerate(queries):
+        if not len(logits) == len(first) == len(labels):
+            raise InputError(
+                f"query {number}: {len(logits)} logits, {len(first)} first-stage scores and {len(labels)} labels; "
+                "give one of each for every candidate"
+            )
+        z = standardised(first)
+        columns = [_numbers(logits), np.zeros(len(logits)) if z is None else z, _numbers(labels)]
+        table = np.column_stack(columns)
+        usable = np.isfinite(table).all(axis=1)
+        alone.append(table[usable])
+        if z is not None:
+            both.append(table[usable & np.isfinite(_numbers(first))])
+    slope, intercept = _fit(alone, [0], "judged candidates")
+    together = _fit(both, [0, 1], "judged candidates with first-stage scores")
+    if together[1] < 0:
+        together = np.insert(_fit(both, [0], "judged candidates with first-stage scores"), 1, 0.0)
+    return Calibration(
+        Logistic(float(slope), float(intercept)),
+        Logistic(float(together[0]), float(together[2]), first=float(together[1])),
+    )
+
+
+def write_calibration(checkpoint: Checkpoint, calibration: Calibration) -> None:
+    """Keep a calibration in the model's folder, with the digest of the model that it belongs to."""
+    alone, both = calibration.alone, calibration.with_first
+    value = {
+        "model": checkpoint.digest,
+        "alone": {"logit": alone.logit, "intercept": alone.intercept},
+        "with_first": {"logit": both.logit, "first": both.first, "intercept": both.intercept},
+    }
+    (checkpoint.folder / CALIBRATION).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def read_calibration(checkpoint: Checkpoint) -> Calibration | None:
+    """The calibration that the model folder brings, None where it has none.
+
+    Raises ModelError for a damaged file, for one that was made for another model, and as `Logistic` does.
+    """
+    path = checkpoint.folder / CALIBRATION
+    if not path.is_file():
+        return None
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        made_for = value["model"]
+        alone, both = ({name: float(number) for name, number in value[key].items()} for key in ("alone", "with_first"))
+        maps = alone["logit"], alone["intercept"], both["logit"], both["intercept"], both["first"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: damaged ({error}); copy it again, or fit it again and write it") from error
+    if made_for != checkpoint.digest:
+        raise ModelError(f"{path}: this calibration was made for another model than the folder's; fit it again")
+    try:
+        return Calibration(Logistic(*maps[:2]), Logistic(*maps[2:]))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _numbers(values: Sequence[float | None]) -> Float:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _sigmoid(x: Float) -> Float:
+    return np.asarray(
+        np.exp(-np.logaddexp(0.0, -x)), np.float64
+    )  # exact for small probabilities too, and never overflows
+
+
+def _fit(queries: Sequence[Float], columns: list[int], what: str) -> Float:
+    """Slopes of these columns and the intercept, from one table [logit, z, label] a query, by Newton's method.
+
+    Minimised is Σ over queries of the mean log loss, plus half the penalty times the squared slopes of
+    standardised columns: scaling a column changes its slope and no probability.
+    """
+    for kind, answers in (("relevant", True), ("not relevant", False)):
+        count = sum(bool(((table[:, 2] > 0) == answers).any()) for table in queries)
+        if count < FEWEST_QUERIES:
+            raise ModelError(
+                f"{count} queries have {what} that are {kind}; a calibration needs them in at least {FEWEST_QUERIES}"
+            )
+    rows = np.concatenate(queries)
+    weights = np.concatenate([np.full(len(table), 1.0 / len(table)) for table in queries if len(table)])
+    x, y = rows[:, columns], (rows[:, 2] > 0).astype(np.float64)
+    mean = np.average(x, axis=0, weights=weights)
+    spread = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
+    spread[spread == 0] = 1.0  # a column that is constant gets the slope 0
+    design = np.column_stack([(x - mean) / spread, np.ones(len(x))])
+    penalty = np.diag([_PENALTY] * len(columns) + [0.0])
+
+    def loss(beta: Float) -> float:
+        eta = design @ beta
+        return float(weights @ (np.logaddexp(0.0, eta) - y * eta) + beta @ penalty @ beta / 2)
+
+    beta = np.zeros(len(columns) + 1)
+    for _ in range(_STEPS):
+        p = _sigmoid(design @ beta)
+        slope = design.T @ (weights * (p - y)) + penalty @ beta
+        curvature = (design * (weights * p * (1 - p))[:, None]).T @ design + penalty
+        step = np.linalg.solve(curvature, slope)
+        decrement = float(slope @ step)  # twice what the step should gain
+        if decrement < 1e-20 * weights.sum():
+            break
+        length, now = 1.0, loss(beta)
+        # the last steps gain less than a sum's rounding, and must not be halved for it
+        while loss(beta - length * step) > now + 1e-12 * now - 0.25 * length * decrement:
+            length /= 2
+        beta = beta - length * step
+    else:
+        raise ModelError(f"the calibration did not settle in {_STEPS} steps; are there absurd logits among them?")
+    slopes = beta[:-1] / spread
+    return np.append(slopes, beta[-1] - mean @ slopes)
