@@ -54,8 +54,8 @@ class CrossEncoder:
             `scoring.windows`; None: by their beginning, as much as fits into `max_length`.
         overlap: what neighbouring windows share, as a share of their tokens.
         pooling: a document's score from its windows': "max", "mean", or "first" (the beginning alone).
-        go_on: for a split encoder: the share of a ranking's documents, the best by the head after its lower layers,
-            that pass the upper ones in `rerank` (at least 20); the others keep that head's score. 1: all.
+        go_on: for a split encoder: the share of a ranking's documents (at least 20), the best by the head after its
+            lower layers and by their first rank, that pass the upper ones in `rerank`; the others follow. 1: all.
         fuse: whether `rerank` goes by the logit and the first stage's score together where the hits bring one:
             True (as the model folder's calibration weighs them, if it has one), False, or the weight itself, in logits
             per standard deviation of the first stage's scores. See `rerankers.both_stages`.

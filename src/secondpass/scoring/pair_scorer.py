@@ -40,6 +40,8 @@ _BF16_SHARE = 0.05  # for a checkpoint without stated tolerances: of the largest
 _AFTER, _AFTER_EACH = 1e-3, 5e-6
 _LEAST_GO_ON = 20  # texts that pass the upper layers at the least: what is shown comes from them
 
+_PLACE = 0.5  # logits that a text loses each time its place doubles, when those are chosen that go on
+
 _T = TypeVar("_T")
 
 
@@ -113,9 +115,10 @@ class PairScorer:
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER, go_on: float = 1.0) -> Scores:
         """Logits of (query, text) for every text, in the order given, as far as the deadline allows.
 
-        With `go_on` below 1 all texts pass the lower layers of a split encoder, and that share of them, the best by the
-        head that follows (at least 20), the upper ones; the others keep that head's logit. A text's score
-        then depends on the others. Of a deadline's time the lower layers get as much as they would take of the whole.
+        With `go_on` below 1 all texts pass the lower layers of a split encoder, and that share of them (at least 20) the
+        upper ones: the best by the head that follows and by their place, which is taken for the first stage's.
+        The others come behind in the order of that head's logits, moved down as far as that takes; so a text's
+        score depends on the others. Of a deadline's time the lower layers get their share of the work.
 
         With a deadline the texts are taken in their order, so that what was scored when time is up
         are the first ones; a batch is started only if by the cost model it can end in time. One that does not
@@ -153,13 +156,14 @@ class PairScorer:
         values: list[float | None] = [None] * len(texts)
         spans: list[tuple[int, int] | None] = [None] * len(texts)
         finished: dict[int, Status] = {}
-        tokens = padded = truncated = cut = went_on = 0
+        upper: set[int] = set()
+        tokens = padded = truncated = cut = 0
         expected = measured = 0.0
         for done in passes:
             expected += done.expected
             measured += done.seconds
             if again := done.batch.rows[0] in finished:
-                went_on += len(done.batch.rows)
+                upper.update(done.batch.rows)
             else:
                 padded += int(done.batch.mask.sum()) if self.engine.packed else done.batch.padded_tokens
             for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
@@ -170,6 +174,8 @@ class PairScorer:
                     cut += row.cut_tokens
                 finished[i] = Status.SCORED if math.isfinite(logit) else Status.BAD_SCORE
                 values[i], spans[i] = (logit, row.span) if math.isfinite(logit) else (None, None)
+        if upper:
+            values = _behind(values, upper)
         statuses = [
             finished.get(i, Status.DEADLINE if status is Status.SCORED else status)
             for i, status in enumerate(schedule.statuses)
@@ -191,7 +197,7 @@ class PairScorer:
                 **self.detail,
                 "cost": {name: float(f"{value:.4g}") for name, value in costs.items()},
                 "tokens_kept": kept,
-                **({} if go_on == 1 else {"exits": self._exits(len(finished), went_on)}),
+                **({} if go_on == 1 else {"exits": self._exits(len(finished), len(upper))}),
             },
         )
         return Scores(tuple(values), tuple(statuses), tuple(spans), trace)
@@ -247,7 +253,7 @@ class PairScorer:
                     logits[i], states[i] = logit, state
             query = done.query
             yield done
-        best = sorted(logits, key=lambda i: (-logits[i], i))
+        best = sorted(logits, key=lambda i: (_PLACE * math.log2(2 + i) - logits[i], i))
         best = best[: max(math.ceil(go_on * len(best)), _LEAST_GO_ON)]
         if query is None or not best:
             return
@@ -367,6 +373,16 @@ def _part(deadline: Deadline, share: float, reserve: float) -> Deadline:
     """A share of the time left, of what is for batches."""
     left = deadline.remaining() - reserve
     return deadline if left == math.inf else deadline.sooner(max(left, 0.0) * share + reserve)
+
+
+def _behind(values: Sequence[float | None], upper: set[int]) -> list[float | None]:
+    """The values, those outside `upper` moved down together until all are below those inside."""
+    inside = [value for i, value in enumerate(values) if i in upper and value is not None]
+    outside = [value for i, value in enumerate(values) if i not in upper and value is not None]
+    if not inside or not outside:
+        return list(values)
+    down = max(max(outside) - min(inside) + 1e-3, 0.0)
+    return [value if value is None or i in upper else value - down for i, value in enumerate(values)]
 
 
 def _because(skipped: Counter[str], limit: int) -> str:
