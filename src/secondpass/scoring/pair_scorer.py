@@ -115,7 +115,7 @@ class PairScorer:
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER, go_on: float = 1.0) -> Scores:
         """Logits of (query, text) for every text, in the order given, as far as the deadline allows.
 
-        With `go_on` below 1 all texts pass the lower layers of a split encoder, and that share of them (at least 20) the
+        With `go_on` below 1 all texts pass the lower layers of a split encoder and that share of them, 20 at least, the
         upper ones: the best by the head that follows and by their place, which is taken for the first stage's.
         The others come behind in the order of that head's logits, moved down as far as that takes; so a text's
         score depends on the others. Of a deadline's time the lower layers get their share of the work.
