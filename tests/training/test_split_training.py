@@ -14,6 +14,7 @@ from secondpass.errors import ConfigError
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import open_scorer
 from secondpass.training.data import Group
+from secondpass.training.export import export
 from secondpass.training.recipe import Base, DataSet, Recipe, Split, Training
 from secondpass.training.train import Prepared, fit
 from tiny import tiny_checkpoint, tiny_split
@@ -119,6 +120,28 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         open_checkpoint(frozen).weights()["embeddings.word_embeddings.weight"]
         == one["embeddings.word_embeddings.weight"].numpy()
     ).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_what_is_exported_opens_in_every_profile(tmp_path: Path) -> None:
+    base = tiny_checkpoint(tmp_path / "base", layers=3)
+    prepared = word_groups(40)
+    prepared = Prepared(prepared.groups, prepared.groups[:10], {"sets": [], "base": {"history": ""}})
+    recipe = recipe_for(base)
+    trained = fit(recipe, prepared, tmp_path / "work", say=quiet, progress=quiet)
+    lineage = export(recipe, prepared, trained, tmp_path / "out")
+    checkpoint = open_checkpoint(tmp_path / "out")
+    assert lineage["digest"] == checkpoint.digest
+    assert lineage["split"]["apart"] == checkpoint.encoder.apart == 1
+    assert len(checkpoint.golden) > 5
+    assert checkpoint.max_length == 64
+    group = word_groups(1, seed=5).groups[0]
+    exact = open_scorer(checkpoint, profile="exact", threads=1).score(group.query, group.passages).values
+    for profile in ("default", "fast"):
+        scorer = open_scorer(checkpoint, profile=profile, threads=1)  # which checks the golden pairs
+        assert scorer.score(group.query, group.passages).values == pytest.approx(exact, abs=scorer.tolerance)
+    assert scorer.engine.precision == "int8"
 
 
 def test_a_split_encoder_can_be_trained_further(tmp_path: Path) -> None:
