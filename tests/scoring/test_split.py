@@ -43,7 +43,8 @@ class Reference:
     def norm(self, x: Float, name: str) -> Float:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.encoder.epsilon)
-        return scaled * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+        out: Float = scaled * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+        return out
 
     def embedded(self, ids: list[int]) -> Float:
         tables = (self.w[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type"))
@@ -77,7 +78,8 @@ class Reference:
         at = f"heads.{i}"
 
         def unit(x: Float) -> Float:
-            return x / np.linalg.norm(x, axis=-1, keepdims=True)
+            divided: Float = x / np.linalg.norm(x, axis=-1, keepdims=True)
+            return divided
 
         u, v = unit(q.mean(0)), unit(d.mean(0))
         project = self.w.get(f"{at}.project.weight")
