@@ -20,6 +20,7 @@ from secondpass.training.recipe import Base, DataSet, Recipe, Training
 from secondpass.training.train import Prepared, fit
 from secondpass.types import as_ranking
 from tiny import tiny_checkpoint
+from word_groups import quiet, word_groups
 
 pytest.importorskip("sentence_transformers", reason="needs the extra 'train' (torch, sentence-transformers)")
 pytestmark = [
@@ -27,7 +28,6 @@ pytestmark = [
     # what torch and transformers warn about among themselves is theirs to mend
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
-WORDS = ["list", "sort", "file", "date", "string", "river", "bank", "python"]
 
 
 def recipe_for(base: Path, **settings: object) -> Recipe:
@@ -36,26 +36,17 @@ def recipe_for(base: Path, **settings: object) -> Recipe:
     return Recipe("tiny", Base(folder=str(base)), (DataSet("words", "CC0", 1),), training=training, max_length=64)
 
 
-def word_groups(count: int, seed: int = 0) -> Prepared:
-    """The passage that speaks of a snake answers every query: little to learn, so few steps suffice."""
-    draw = np.random.default_rng(seed)
-    groups = []
-    for _ in range(count):
-        query, *wrong = draw.permutation(WORDS)[:4].tolist()
-        groups.append(Group("words", query, tuple(f"the {word} of {query}" for word in ("snake", *wrong))))
+def prepared_words(count: int, seed: int = 0) -> Prepared:
+    groups = word_groups(count, seed)
     dev = [replace(group, first_scores=(4.0, 1.0, 3.0, 2.0)) for group in groups[:60]]
     return Prepared(
         groups, dev, {"sets": [{"name": "words", "licence": "CC0", "groups": count}], "base": {"history": ""}}
     )
 
 
-def quiet(*_: object) -> None:
-    """Progress that nobody watches."""
-
-
 def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base")
-    prepared = word_groups(160)
+    prepared = prepared_words(160)
     recipe = recipe_for(base)
 
     said: list[str] = []
@@ -89,7 +80,7 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     model = CrossEncoder(out, profile="exact", cache_dir=tmp_path / "cache")
     assert model.scorer.max_length == 64
     assert model.scorer.checkpoint.golden
-    held_out = word_groups(40, seed=9).groups
+    held_out = word_groups(40, seed=9)
     right = [int(np.argmax(model.predict([(g.query, text) for text in g.passages]))) == 0 for g in held_out]
     assert np.mean(right) > 0.8
 
@@ -108,7 +99,7 @@ def says_how_likely(out: Path, lineage: dict[str, Any], cache: Path) -> None:
     assert f"| in domain | logit | {row['queries']} |" in (out / "README.md").read_text(encoding="utf-8")
     assert lineage["dev"][0]["fused"] >= lineage["dev"][0]["model"]  # its first stage knows the answer
     model = CrossEncoder(out, cache_dir=cache)
-    group = word_groups(40, seed=9).groups[0]
+    group = word_groups(40, seed=9)[0]
     ranking = model.rerank(
         as_ranking(group.query, [{"text": text, "score": -i} for i, text in enumerate(group.passages)])
     )
@@ -125,7 +116,7 @@ def opens_as_fast(out: Path, lineage: dict[str, Any], cache: Path) -> None:
     assert fast.scorer.engine.precision == "int8"
     assert 0 < measured < 1.5 * measured <= fast.tolerance < 1.5 * measured + 0.01
     exact = CrossEncoder(out, profile="exact", cache_dir=cache)
-    for group in word_groups(10).groups:
+    for group in word_groups(10):
         pairs = [(group.query, text) for text in group.passages]
         one, other = (model.predict(pairs, activation_fn=lambda x: x) for model in (fast, exact))
         np.testing.assert_allclose(one, other, atol=measured + 1e-6)  # they are among the pairs measured on
@@ -144,7 +135,7 @@ def test_the_scales_are_found_on_all_sets_alike_and_by_a_seed() -> None:
 
 def test_teacher_and_other_settings_reach_the_run(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base")
-    prepared = word_groups(8)
+    prepared = prepared_words(8)
     taught = [with_teacher(group) for group in prepared.groups]
     recipe = recipe_for(base, teacher_weight=1.0, bce_weight=0.0, teacher_temperature=0.1, dropout=0.0)
     lines: list[str] = []

@@ -13,17 +13,16 @@ import pytest
 from secondpass.errors import ConfigError
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import open_scorer
-from secondpass.training.data import Group
 from secondpass.training.export import export
 from secondpass.training.recipe import Base, DataSet, Recipe, Split, Training
 from secondpass.training.train import Prepared, fit
 from tiny import tiny_checkpoint, tiny_split
+from word_groups import quiet, word_groups
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train' (torch)")
 
 from secondpass.training.split import SplitEncoder, logits_of, open_split  # noqa: E402 - needs torch
 
-WORDS = ["list", "sort", "file", "date", "string", "river", "bank", "python"]
 TEXTS = ["the river bank", "sort a list", "date of the file", "snake " * 9]
 
 
@@ -36,18 +35,9 @@ def recipe_for(base: Path, **settings: Any) -> Recipe:
     )
 
 
-def word_groups(count: int, seed: int = 0) -> Prepared:
-    """The passage that speaks of a snake answers every query: little to learn, so few steps suffice."""
-    draw = np.random.default_rng(seed)
-    groups = []
-    for _ in range(count):
-        query, *wrong = draw.permutation(WORDS)[:4].tolist()
-        groups.append(Group("words", query, tuple(f"the {word} of {query}" for word in ("snake", *wrong))))
+def prepared_words(count: int, seed: int = 0) -> Prepared:
+    groups = word_groups(count, seed)
     return Prepared(groups, [], {"sets": [], "base": {"history": ""}})
-
-
-def quiet(*_: object) -> None:
-    """Progress that nobody watches."""
 
 
 def scores_of(model: SplitEncoder, folder: Path, query: str, texts: Sequence[str], layer: int) -> list[float]:
@@ -72,7 +62,12 @@ def test_it_starts_as_its_base(tmp_path: Path) -> None:
     """After no step at all the scores are the base's cosine, to the little that its gates are open."""
     base = tiny_checkpoint(tmp_path / "base", layers=3)
     folder = fit(
-        recipe_for(base, learning_rate=1e-9), word_groups(4), tmp_path / "work", say=quiet, progress=quiet, stop_after=1
+        recipe_for(base, learning_rate=1e-9),
+        prepared_words(4),
+        tmp_path / "work",
+        say=quiet,
+        progress=quiet,
+        stop_after=1,
     )
     model = open_split(folder)
     checkpoint = open_checkpoint(folder)
@@ -93,7 +88,7 @@ def test_it_starts_as_its_base(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base", layers=3)
-    prepared, recipe = word_groups(160), recipe_for(base)
+    prepared, recipe = prepared_words(160), recipe_for(base)
     whole = fit(recipe, prepared, tmp_path / "whole", say=quiet, progress=quiet)
 
     def stop(_: str, done: int, total: int) -> None:
@@ -109,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     for name, tensor in one.items():
         np.testing.assert_allclose(tensor.numpy(), other[name].numpy(), atol=1e-6, err_msg=name)
 
-    held_out = word_groups(40, seed=9).groups
+    held_out = word_groups(40, seed=9)
     scorer = open_scorer(open_checkpoint(again), profile="exact", threads=1)
     right = [int(np.argmax(np.array(scorer.score(g.query, g.passages).values, dtype=float))) == 0 for g in held_out]
     assert np.mean(right) > 0.8
@@ -126,7 +121,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_what_is_exported_opens_in_every_profile(tmp_path: Path) -> None:
     base = tiny_checkpoint(tmp_path / "base", layers=3)
-    prepared = word_groups(40)
+    prepared = prepared_words(40)
     prepared = Prepared(prepared.groups, prepared.groups[:10], {"sets": [], "base": {"history": ""}})
     recipe = recipe_for(base)
     trained = fit(recipe, prepared, tmp_path / "work", say=quiet, progress=quiet)
@@ -136,7 +131,7 @@ def test_what_is_exported_opens_in_every_profile(tmp_path: Path) -> None:
     assert lineage["split"]["apart"] == checkpoint.encoder.apart == 1
     assert len(checkpoint.golden) > 5
     assert checkpoint.max_length == 64
-    group = word_groups(1, seed=5).groups[0]
+    group = word_groups(1, seed=5)[0]
     exact = open_scorer(checkpoint, profile="exact", threads=1).score(group.query, group.passages).values
     for profile in ("default", "fast"):
         scorer = open_scorer(checkpoint, profile=profile, threads=1)  # which checks the golden pairs
@@ -148,7 +143,7 @@ def test_a_split_encoder_can_be_trained_further(tmp_path: Path) -> None:
     base = tiny_split(tmp_path / "base")
     recipe = recipe_for(base)
     recipe = Recipe(recipe.name, recipe.base, recipe.sets, training=recipe.training, max_length=64)
-    folder = fit(recipe, word_groups(8), tmp_path / "work", say=quiet, progress=quiet, stop_after=1)
+    folder = fit(recipe, prepared_words(8), tmp_path / "work", say=quiet, progress=quiet, stop_after=1)
     config = json.loads((folder / "config.json").read_text())
     assert (config["apart"], config["exits"]) == (1, [1, 2, 3])
     before, after = (open_checkpoint(one) for one in (base, folder))
@@ -162,4 +157,4 @@ def test_a_split_that_the_base_cannot_have_is_refused(tmp_path: Path, split: Spl
     base = tiny_checkpoint(tmp_path / "base", layers=3)
     recipe = Recipe("tiny", Base(folder=str(base)), (DataSet("words", "CC0", 1),), split=split)
     with pytest.raises(ConfigError, match="3 layers"):
-        fit(recipe, word_groups(8), tmp_path / "work", say=quiet, progress=quiet)
+        fit(recipe, prepared_words(8), tmp_path / "work", say=quiet, progress=quiet)
