@@ -155,7 +155,9 @@ def _probe_split(checkpoint: Checkpoint) -> _Probe:
             sides.append((hidden, np.asarray(mask)))
             for place, values in zip(apart, outputs, strict=True):
                 yield place, values[np.asarray(mask).astype(bool)]
-        inputs, real = both_sides(*sides[0], *sides[1])
+        inputs = both_sides(*sides[0], *sides[1])
+        asked = np.broadcast_to(sides[0][1], (len(batch.mask), sides[0][1].shape[1]))
+        real = np.concatenate((asked, batch.mask), axis=1).astype(bool)
         for place, values in zip(joint, comparing.run(joint, inputs), strict=True):
             yield place, values[real]
 

@@ -65,7 +65,8 @@ class Engine:
     what else a score depends on, beside the model, the engine and the precision.
 
     A split encoder with a head after its lower layers can stop there: `begin` computes as far as that, and
-    `finish`, given a batch and what begin made of it, what infer gives. Which rows share a batch in which is free.
+    `finish`, given a batch and the query and documents that begin made of it, what infer gives. Which rows share a
+    batch in which is free.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Engine:
     piece: int | None = None
     packed: bool = False
     begin: Callable[[Batch], Begun] | None = None
-    finish: Callable[[Batch, Begun], Logits] | None = None
+    finish: Callable[[Batch, NDArray[np.float32], NDArray[np.float32]], Logits] | None = None
 
 
 def cores() -> int:
@@ -206,22 +207,27 @@ def _whole(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
     return lambda batch: run({"ids": batch.ids, "mask": batch.mask, "types": batch.types})
 
 
-def _begin(runs: Mapping[str, Run], batch: Batch) -> Begun:
-    """The lower layers: the query read once, and the documents; 0 as logits where no head follows them."""
+def _read(runs: Mapping[str, Run], batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The lower layers: the query read once, and the documents."""
     query, query_mask = _query(batch)
     asked = runs["apart"]({"ids": query, "mask": query_mask})
-    documents = runs["apart"]({"ids": batch.ids, "mask": batch.mask})
-    if "first head" not in runs:
-        return Begun(np.zeros(len(documents), np.float32), asked, documents)
+    return asked, runs["apart"]({"ids": batch.ids, "mask": batch.mask})
+
+
+def _begin(runs: Mapping[str, Run], batch: Batch) -> Begun:
+    """The lower layers and their head."""
+    asked, documents = _read(runs, batch)
     sides: dict[str, NDArray[Any]] = {"query": asked, "hidden": documents}
-    sides |= {"query_mask": query_mask, "mask": batch.mask}
+    sides |= {"query_mask": _query(batch)[1], "mask": batch.mask}
     return Begun(runs["first head"](sides), asked, documents)
 
 
-def _finish(runs: Mapping[str, Run], batch: Batch, begun: Begun) -> Logits:
-    """The upper layers, in which both sides see each other."""
+def _finish(
+    runs: Mapping[str, Run], batch: Batch, asked: NDArray[np.float32], documents: NDArray[np.float32]
+) -> Logits:
+    """The upper layers, in which both sides see each other, from what the lower ones gave of them."""
     _, query_mask = _query(batch)
-    inputs, _ = split.both_sides(begun.query, query_mask, begun.documents, batch.mask)
+    inputs = split.both_sides(asked, query_mask, documents, batch.mask)
     hidden, count = runs["joint"](inputs), query_mask.shape[1]
     sides: dict[str, NDArray[Any]] = {"query": np.ascontiguousarray(hidden[:, :count])}
     sides |= {"hidden": np.ascontiguousarray(hidden[:, count:]), "query_mask": query_mask, "mask": batch.mask}
@@ -311,10 +317,9 @@ def open_engine(
     how = f"{why}; graph {kept}"
     if checkpoint.encoder.apart is None:
         return Engine(name, precision, workers, how, _whole(runs), variant)
-    unheaded = {part: run for part, run in runs.items() if part != "first head"}
 
     def infer(batch: Batch) -> Logits:
-        return _finish(runs, batch, _begin(unheaded, batch))
+        return _finish(runs, batch, *_read(runs, batch))
 
     if "first head" not in runs:
         return Engine(name, precision, workers, how, infer, variant)

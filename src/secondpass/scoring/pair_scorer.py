@@ -228,7 +228,7 @@ class PairScorer:
     def _by_exits(
         self,
         begin: Callable[[Batch], Begun],
-        finish: Callable[[Batch, Begun], NDArray[np.float32]],
+        finish: Callable[[Batch, NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
         schedule: Schedule,
         deadline: Deadline,
         go_on: float,
@@ -267,9 +267,7 @@ class PairScorer:
             documents = np.zeros((*batch.ids.shape, asked.shape[2]), np.float32)
             for k, i in enumerate(batch.rows):
                 documents[k, : len(states[i])] = states[i]
-            logits, expected, seconds = self._timed(
-                self._finished_cost, batch, lambda: finish(batch, Begun(np.empty(0, np.float32), asked, documents))
-            )
+            logits, expected, seconds = self._timed(self._finished_cost, batch, lambda: finish(batch, asked, documents))
             return _Done(batch, logits, expected, seconds)
 
         yield from self._run(self._schedule(best, rows, self._finished_cost, deadline, reserve), deadline, upper)

@@ -23,15 +23,10 @@ Float = NDArray[np.float32]
 Mask = NDArray[np.int64]
 
 
-def both_sides(
-    query: Float, query_mask: Mask, documents: Float, mask: Mask
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
-    """The inputs of `joint_block` from what `apart_block` gave of a query and of documents, and which tokens are real,
-    bool [batch, tokens]."""
-    rows, count = len(documents), query.shape[1]
-    hidden = np.concatenate((np.broadcast_to(query, (rows, *query.shape[1:])), documents), axis=1)
-    real = np.concatenate((np.broadcast_to(query_mask, (rows, count)), mask), axis=1).astype(bool)
-    return {"hidden_in": hidden, "query_mask": query_mask, "mask": mask}, real
+def both_sides(query: Float, query_mask: Mask, documents: Float, mask: Mask) -> dict[str, NDArray[Any]]:
+    """The inputs of `joint_block` from what `apart_block` gave of a query and of documents."""
+    asked = np.broadcast_to(query, (len(documents), *query.shape[1:]))
+    return {"hidden_in": np.concatenate((asked, documents), axis=1), "query_mask": query_mask, "mask": mask}
 
 
 def apart_block(
