@@ -36,7 +36,7 @@ from secondpass.scoring.tokens import Tokens
 from secondpass.training.data import Group
 from secondpass.training.probability import calibrated, fused, in_words
 from secondpass.training.recipe import Recipe
-from secondpass.training.train import DEV_DEPTH, Prepared, dev_report
+from secondpass.training.train import DEV_DEPTH, Prepared, dev_report, is_split
 
 __all__ = ["export", "write_int8"]
 
@@ -53,8 +53,7 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     out.mkdir(parents=True, exist_ok=True)
     _weights(trained, out)
     _configuration(recipe, trained, out)
-    split = json.loads((out / "config.json").read_text(encoding="utf-8"))["model_type"] == SPLIT
-    golden = _golden_split(out) if split else _golden(recipe, out)
+    golden = _golden_split(out) if is_split(out) else _golden(recipe, out)
     written: dict[str, Any] = {"licence": recipe.licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
     _write_json(out / "golden.json", written)
 

@@ -27,7 +27,7 @@ from secondpass.training.data import Group, read_groups, read_pairs, write_group
 from secondpass.training.negatives import Encode, dev_pools, mine
 from secondpass.training.recipe import Base, DataSet, Recipe
 
-__all__ = ["Prepared", "base_folder", "dev_report", "encoder", "fit", "prepare", "quieten"]
+__all__ = ["Prepared", "base_folder", "dev_report", "encoder", "fit", "is_split", "prepare", "quieten"]
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -61,12 +61,15 @@ def quieten(transformers: Any) -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
+def is_split(folder: Path) -> bool:
+    """Whether the folder holds a split encoder."""
+    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == SPLIT)
+
+
 def is_cross_encoder(folder: Path) -> bool:
     """Whether the base was trained on pairs: its cosine then says little about a query and a passage apart."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("model_type") == SPLIT or any(
-        "SequenceClassification" in name for name in config.get("architectures") or ()
-    )
+    return is_split(folder) or any("SequenceClassification" in name for name in config.get("architectures") or ())
 
 
 def encoder(folder: Path, *, bf16: bool, progress: Progress) -> Encode:
@@ -194,14 +197,10 @@ def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: P
     rate is planned for the steps that will be taken.
     """
     base = base_folder(recipe.base)
-    if (
-        recipe.split is not None
-        or json.loads((base / "config.json").read_text(encoding="utf-8")).get("model_type") == SPLIT
-    ):
+    if recipe.split is not None or is_split(base):
         from secondpass.training.split import fit_split
 
-        groups = prepared.groups
-        batches = _batches(groups, recipe)
+        batches, groups = _batches(prepared.groups, recipe), prepared.groups
         return fit_split(recipe, base, groups, batches, work, say=say, progress=progress, stop_after=stop_after)
     torch: Any = require("torch", extra="train", purpose="training")
     library: Any = require("sentence_transformers", extra="train", purpose="training")
