@@ -33,6 +33,8 @@ from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.retrievers.hybrid import Hybrid
 from secondpass.types import Document, Ranking, Retriever, as_ranking
 
+Hits = list[tuple[str, float]]  # (document id, score), best first
+
 DEPTH = 100
 COLLECTIONS = {
     "python-stdlib": "",  # the demo's: this Python's own documentation
@@ -126,7 +128,7 @@ def _or_least(score: float | None) -> float:
 def measure(collection: Collection, scores: ScoreFile, seen: set[str], progress: Progress) -> dict[str, Any]:
     """The numbers of one collection, one row a first stage."""
     stages = first_stages(list(collection.documents.values()))
-    runs: dict[str, tuple[Run, Run]] = {name: ({}, {}) for name in stages}
+    runs: dict[str, tuple[dict[str, Hits], dict[str, Hits]]] = {name: ({}, {}) for name in stages}
     task = progress.add_task(collection.name, total=len(collection.queries))
     for query_id, text in collection.queries.items():
         found = {name: stage.retrieve(text, DEPTH) for name, stage in stages.items()}

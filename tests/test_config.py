@@ -24,6 +24,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "retriever": settings.RetrieverTable,
     "stages": settings.StageTable,
     "budget": settings.BudgetTable,
+    "price": settings.PriceTable,
+    "systems": settings.SystemTable,
 }
 DOCUMENTS = [Document("a", "a list of words"), Document("b", "the bank of a river"), Document("c", "a sorted list")]
 
@@ -235,7 +237,10 @@ def test_every_key_is_in_the_docs_with_its_default() -> None:
     expected: dict[tuple[str, str], object] = {}
     for table, struct in TABLES.items():
         for field in msgspec.structs.fields(struct):
-            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            default = field.default
+            if default is msgspec.NODEFAULT:
+                required = field.default_factory is msgspec.NODEFAULT
+                default = None if required else field.default_factory()
             expected[table, field.name] = default
     assert described.keys() == expected.keys()
     for key, default in expected.items():

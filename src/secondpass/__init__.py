@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from secondpass.api import rerank, rerank_many
     from secondpass.cascade import Cascade, Stage
     from secondpass.errors import SecondpassError
-    from secondpass.evaluation.audit import Verdict, audit
+    from secondpass.evaluation.audit import audit
+    from secondpass.evaluation.verdict import Verdict
     from secondpass.fusion import convex, reciprocal_rank
     from secondpass.rerankers.cross_encoder import CrossEncoder
     from secondpass.retrievers.bm25 import BM25
@@ -68,7 +69,7 @@ _HOME = {
     "Stage": "secondpass.cascade",
     "StageTrace": "secondpass.types",
     "Status": "secondpass.types",
-    "Verdict": "secondpass.evaluation.audit",
+    "Verdict": "secondpass.evaluation.verdict",
     "audit": "secondpass.evaluation.audit",
     "convex": "secondpass.fusion",
     "reciprocal_rank": "secondpass.fusion",

@@ -32,9 +32,12 @@ __all__ = [
     "BudgetTable",
     "CollectionTable",
     "Config",
+    "PriceTable",
     "RetrieverTable",
     "StageTable",
+    "SystemTable",
     "build_cascade",
+    "build_first_stages",
     "build_index",
     "build_retriever",
     "build_stages",
@@ -96,15 +99,37 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pooling: Literal["max", "mean", "first"] | None = None
     fuse: bool | NotNegative | None = None
     go_on: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None = None
+    patience: Count | None = None
+    sure: Annotated[float, msgspec.Meta(gt=0.0)] | None = None
     options: dict[str, Any] = {}
 
 
 class BudgetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[budget]: what an audit holds the result against."""
+    """[budget]: what an audit holds the result against, and the depths of its curve."""
 
     p99_ms: NotNegative | None = None
     delta: Annotated[float, msgspec.Meta(gt=0.0)] = 0.01
     metric: Text = "ndcg@10"
+    depths: tuple[Count, ...] | None = None
+
+
+class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[price]: a machine's hour, a call of the reranker, and how many queries there are."""
+
+    machine_hour: NotNegative | None = None
+    call: NotNegative | None = None
+    currency: Text = "USD"
+    queries_per_day: NotNegative | None = None
+
+
+class SystemTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[[systems]]: a run file of any system, for `secondpass compare`; timings are milliseconds by query."""
+
+    name: Text
+    run: Text
+    timings: str = ""
+    price_per_call: NotNegative | None = None
+    licence: str = ""
 
 
 class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +139,8 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retriever: RetrieverTable = RetrieverTable()
     stages: tuple[StageTable, ...] = (StageTable(),)
     budget: BudgetTable = BudgetTable()
+    price: PriceTable = PriceTable()
+    systems: tuple[SystemTable, ...] = ()
 
 
 class Config(_Tables, frozen=True):
@@ -167,7 +194,13 @@ def read_config(path: str | Path) -> Config:
         else stage
         for stage in tables.stages
     )
-    return Config(collection, retriever, stages, tables.budget, str(path))
+    systems = tuple(
+        msgspec.structs.replace(
+            system, run=str(folder / system.run), timings=system.timings and str(folder / system.timings)
+        )
+        for system in tables.systems
+    )
+    return Config(collection, retriever, stages, tables.budget, tables.price, systems, str(path))
 
 
 def open_collection(config: Config) -> Collection:
@@ -197,31 +230,53 @@ def build_retriever(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Retriever:
-    """The first stage, opened from its index, or built in memory from `documents` where no index is named.
+    """The first stage that [retriever] names. See `build_first_stages`."""
+    return build_first_stages(config, (config.retriever.name,), documents, on_progress=on_progress)[
+        config.retriever.name
+    ]
 
-    Any retriever of the registry that is not ours is constructed with its `options`. `on_progress` is
-    called with the number of documents indexed so far.
+
+def build_first_stages(
+    config: Config,
+    names: Iterable[str],
+    documents: Iterable[Document] | None = None,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Retriever]:
+    """First stages by their names in the registry, as [retriever] sets them.
+
+    Ours share one index: the one that is named, or else one built in memory from `documents`. Any other
+    is constructed with [retriever]'s `options`. `on_progress` is called with the number of documents indexed so far.
 
     Raises ConfigError where neither an index nor documents are there, or an option does not fit.
     """
-    table = config.retriever
-    cls = _resolve(config, "retriever.name", "retriever", table.name)
-    if table.name not in PARTS_OF:
-        return _construct(config, "retriever", cls, table.options)  # type: ignore[no-any-return]
-    if table.options:
+    table, index = config.retriever, None
+    classes = {name: _resolve(config, "retriever.name", "retriever", name) for name in names}
+    parts = sorted({part for name in classes for part in PARTS_OF.get(name, ())})
+    if parts and table.options and set(classes) <= set(PARTS_OF):
         raise ConfigError(f"{config.file}: retriever.options is for other retrievers; {table.name} has its own keys")
-    if table.index:
+    if parts and table.index:
         from secondpass.retrievers.index import Index
 
         index = Index.open(table.index)
-    elif documents is not None:
-        index = build_index(config, documents, PARTS_OF[table.name], on_progress=on_progress)
-    else:
+    elif parts and documents is not None:
+        index = build_index(config, documents, parts, on_progress=on_progress)
+    elif parts:
         raise ConfigError(f"{config.file}: retriever.index is not set; build one with `secondpass index`, then name it")
-    if table.name != "hybrid":
-        return cls(index)  # type: ignore[no-any-return]
-    retrievers = [_resolve(config, "retriever.name", "retriever", name)(index) for name in PARTS_OF["hybrid"]]
-    return cls(retrievers, fusion=table.fusion, weights=table.weights)  # type: ignore[no-any-return]
+    return {
+        name: _construct(config, "retriever", cls, table.options)
+        if index is None or name not in PARTS_OF
+        else _over(config, name, cls, index)
+        for name, cls in classes.items()
+    }
+
+
+def _over(config: Config, name: str, cls: Any, index: Index) -> Any:
+    """One of our retrievers over an index that has the parts it needs."""
+    if name != "hybrid":
+        return cls(index)
+    both = [_resolve(config, "retriever.name", "retriever", part)(index) for part in PARTS_OF["hybrid"]]
+    return cls(both, fusion=config.retriever.fusion, weights=config.retriever.weights)
 
 
 def build_index(
@@ -259,7 +314,7 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     for position, table in enumerate(config.stages):
         key = f"stages[{position}]"
         first = ("model", "device", "profile", "engine", "threads", "max_length")
-        own = (*first, "template", "cache", "windows", "pooling", "fuse", "go_on")
+        own = (*first, "template", "cache", "windows", "pooling", "fuse", "go_on", "patience", "sure")
         chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
         if twice := chosen.keys() & table.options.keys():
             raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
@@ -299,6 +354,8 @@ def _explain(message: str) -> str:
         "retriever": RetrieverTable,
         "stages": StageTable,
         "budget": BudgetTable,
+        "price": PriceTable,
+        "systems": SystemTable,
     }.get(table, _Tables)
     known = struct.__struct_fields__
     close = difflib.get_close_matches(unknown[1], known, n=1)

@@ -15,7 +15,7 @@ import secondpass
 from cli.conftest import Run
 from secondpass.cli import app
 
-COMMANDS = ("demo", "index", "search", "rerank", "audit", "bench", "train", "models")
+COMMANDS = ("demo", "index", "search", "rerank", "audit", "compare", "tune", "judge", "bench", "train", "models")
 
 
 def group() -> click.Group:
@@ -35,7 +35,7 @@ def options(command: str) -> set[str]:
 
 
 def test_the_commands_are_these() -> None:
-    assert tuple(group().commands) == COMMANDS
+    assert tuple(group().list_commands(click.Context(group()))) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from secondpass.errors import InputError
-from secondpass.evaluation.audit import Decision, audit, decide
+from secondpass.evaluation.audit import audit
+from secondpass.evaluation.systems import Price, System
 from secondpass.evaluation.trec import Run
+from secondpass.evaluation.verdict import Decision, decide
 from secondpass.types import Document
 
 H, N, I, S, W = Decision.HARMFUL, Decision.NOT_WORTH_IT, Decision.INCONCLUSIVE, Decision.TOO_SLOW, Decision.WORTH_IT  # noqa: E741
+F = Decision.FIX_RETRIEVAL_FIRST
+Hits = list[tuple[str, float]]  # (document id, score), best first
 
 # every cell: where lo and hi can lie relative to 0 and δ = .01, boundaries included
 CELLS = [
@@ -51,6 +55,8 @@ def test_the_decision_table(
 ) -> None:
     late = p99 is not None and budget is not None and p99 > budget
     assert decide(low, high, 0.01, p99, budget) is (S if expected is W and late else expected)
+    # a better control goes before every word but INCONCLUSIVE
+    assert decide(low, high, 0.01, p99, budget, better_control=True) is (I if expected is I else F)
 
 
 ends = st.floats(-1, 1) | st.sampled_from([0.0, 0.01, -math.inf, math.inf])
@@ -77,7 +83,7 @@ def test_no_interval_no_decision() -> None:
 
 def collection(
     n: int = 120, depth: int = 20, help_share: float = 0.5, seed: int = 0
-) -> tuple[dict[str, dict[str, int]], Run, Run]:
+) -> tuple[dict[str, dict[str, int]], dict[str, Hits], dict[str, Hits]]:
     """Runs over n queries with one or two relevant documents, some of them not in the pool."""
     rng = np.random.default_rng(seed)
     qrels, before, after = {}, {}, {}
@@ -139,6 +145,7 @@ def test_each_word_comes_out_of_runs() -> None:
     assert audit(before, after, qrels, depth=20, budget_ms=200, seconds_reranked=slow).decision is W
     assert audit(after, before, qrels, depth=20).decision is H
     assert audit(before, before, qrels, depth=20).decision is N
+    assert "all 120 rankings are as they were" in audit(before, before, qrels, depth=20).reason
     mean = audit(before, after, qrels, depth=20).difference
     unsure = audit(before, after, qrels, depth=20, delta=mean)
     assert unsure.decision is I
@@ -257,3 +264,183 @@ def test_what_cannot_be_audited_is_refused() -> None:
         audit(run, run, qrels, metric="accuracy")
     with pytest.raises(InputError, match=r"'q'.*pool lacks"):
         audit({"q": [("x", 1.0)]}, run, qrels)
+
+
+def ranked(ids: Any) -> list[tuple[str, float]]:
+    return [(str(doc_id), -float(place)) for place, doc_id in enumerate(ids)]
+
+
+def with_control(
+    n: int = 150, reranker: float = 0.1, control: float = 0.9, seed: int = 0
+) -> tuple[dict[str, dict[str, int]], Run, Run, Run]:
+    """The relevant document stands at rank 8. The reranker brings it to the top for one share of the queries, the
+    control, which finds it among other documents, for another."""
+    rng = np.random.default_rng(seed)
+    qrels, before, after, other = {}, {}, {}, {}
+    for i in range(n):
+        key, front = f"q{i}", ["r", *(f"x{j}" for j in range(9))]
+        back = [*front[1:8], "r", *front[8:]]
+        qrels[key] = {"r": 1}
+        before[key] = ranked(back)
+        after[key] = ranked(front if rng.random() < reranker else back)
+        other[key] = ranked(
+            ["r", *(f"y{j}" for j in range(9))] if rng.random() < control else [f"y{j}" for j in range(10)]
+        )
+    return qrels, before, after, other
+
+
+def test_retrieval_is_to_be_fixed_first_only_where_a_control_was_measured_to_be_better_and_no_dearer() -> None:
+    qrels, before, after, other = with_control()
+    fast, slow = dict.fromkeys(qrels, 0.01), dict.fromkeys(qrels, 0.2)
+    timed: dict[str, Any] = {"depth": 10, "seconds_baseline": fast, "seconds_reranked": dict.fromkeys(qrels, 0.1)}
+
+    def word(*controls: System, **more: Any) -> Decision:
+        return audit(before, after, qrels, controls=controls, **timed | more).decision
+
+    assert word() is W
+    verdict = audit(before, after, qrels, controls=[System("dense", other, fast)], **timed)
+    assert verdict.decision is F
+    assert "dense in place of baseline" in verdict.reason
+    [control] = verdict.controls
+    assert control.better
+    assert control.affordable
+    assert control.gain_interval[0] > 0.3
+    assert control.mean_ms == pytest.approx(10.0)
+    assert control.recall == pytest.approx(sum(any(d == "r" for d, _ in run) for run in other.values()) / 150)
+    assert word(System("dense", other, slow)) is W  # better, and dearer
+    assert word(System("dense", other)) is W  # its time was not measured
+    assert [
+        audit(before, after, qrels, controls=[System("dense", other, seconds)], **timed).controls[0].affordable
+        for seconds in (fast, slow, None)
+    ] == [True, False, None]
+    assert word(System("dense", other, fast), seconds_reranked=None) is W  # nor here what reranking takes
+    assert word(System("itself", before, fast)) is W
+    assert word(System("reranked in no time", after, fast)) is W  # it gains enough, and no more than the reranker
+    assert word(delta=0.2) is N
+    assert word(System("dense", other, fast), delta=0.2) is F  # the reranker is not worth it, the control is
+    assert word(System("dense", other, fast), delta=0.9) is N
+    hurt = audit(after, before, qrels, controls=[System("dense", other, fast)], **timed)
+    assert hurt.decision is F
+    assert audit(after, before, qrels, **timed).decision is H
+
+
+def test_an_inconclusive_audit_stays_one_and_tells_of_the_better_control() -> None:
+    qrels, before, after, other = with_control(reranker=0.0)
+    after = {
+        key: ranked(r[::-1]) if int(key[1:]) % 2 else before[key]
+        for key, r in ((key, [doc_id for doc_id, _ in run]) for key, run in before.items())
+    }
+    timed: dict[str, Any] = {
+        "seconds_baseline": dict.fromkeys(qrels, 0.01),
+        "seconds_reranked": dict.fromkeys(qrels, 0.1),
+    }
+    mean = audit(before, after, qrels, depth=10).difference
+    verdict = audit(
+        before,
+        after,
+        qrels,
+        depth=10,
+        delta=abs(mean),
+        controls=[System("dense", other, timed["seconds_baseline"])],
+        **timed,
+    )
+    assert verdict.decision is I
+    assert verdict.controls[0].better
+    assert any("control dense gains" in note and "settle it first" in note for note in verdict.notes)
+
+
+def test_controls_are_corrected_for_their_number() -> None:
+    qrels, before, after, other = with_control(n=60, reranker=0.5, control=0.8, seed=3)
+    fast = dict.fromkeys(qrels, 0.01)
+    timed: dict[str, Any] = {"depth": 10, "seconds_baseline": fast, "seconds_reranked": fast}
+    alone = audit(before, after, qrels, controls=[System("a", other, fast)], **timed).controls[0]
+    crowd = [
+        System("a", other, fast),
+        *(System(f"b{i}", after, fast) for i in range(9)),
+        System("slow", other, dict.fromkeys(qrels, 9.0)),
+    ]
+    among = audit(before, after, qrels, controls=crowd, **timed).controls
+    assert alone.p_value is not None
+    assert 0.0 < alone.p_value < 0.1
+    assert among[0].p_value == pytest.approx(min(10 * alone.p_value, 1.0))
+    assert among[-1].p_value is None  # too dear to be chosen, so not among those that are corrected for
+    assert not among[-1].better
+
+
+def test_cost_in_money() -> None:
+    qrels, before, after, other = with_control()
+    timed: dict[str, Any] = {
+        "depth": 10,
+        "seconds_baseline": dict.fromkeys(qrels, 0.36),
+        "seconds_reranked": dict.fromkeys(qrels, 0.72),
+    }
+    cost = audit(before, after, qrels, price=Price(2.0, 0.001, "EUR"), queries_per_day=10_000, **timed).cost
+    assert cost is not None
+    assert cost.currency == "EUR"
+    assert cost.first_per_1000 == pytest.approx(0.2)  # 1,000 × .36 s at 2 an hour
+    assert cost.added_per_1000 == pytest.approx(0.4 + 1.0)
+    gain = audit(before, after, qrels, depth=10).difference
+    assert cost.added_per_gain == pytest.approx(1.4 / (gain / 0.01))
+    assert cost.added_per_month == pytest.approx(1.4 * 10 * 30)
+    assert audit(before, after, qrels, **timed).cost is None
+    losing = audit(after, before, qrels, price=Price(2.0), **timed).cost
+    assert losing is not None
+    assert losing.added_per_gain is None
+    # where money is known on both sides it decides, not time: a control at a price of its own
+    cheap, dear = (
+        System("api", other, dict.fromkeys(qrels, 9.0), Price(call=0.0001)),
+        System("api", other, None, Price(call=1.0)),
+    )
+    assert audit(before, after, qrels, price=Price(2.0), controls=[cheap], **timed).decision is F
+    assert audit(before, after, qrels, price=Price(2.0), controls=[dear], **timed).decision is W
+    with pytest.raises(InputError, match="queries_per_day"):
+        audit(before, after, qrels, price=Price(2.0), queries_per_day=-1, **timed)
+    with pytest.raises(InputError, match="machine_hour"):
+        Price(-1.0)
+
+
+def test_too_slow_names_the_largest_depth_that_fits() -> None:
+    qrels, before, after = collection()
+    options: dict[str, Any] = {
+        "depth": 20,
+        "budget_ms": 100,
+        "seconds_reranked": dict.fromkeys(qrels, 0.18),
+        "depths": (5, 10, 15),
+    }
+    estimated = audit(before, after, qrels, **options).fits
+    assert estimated is not None
+    assert (estimated.depth, estimated.measured) == (10, False)
+    assert estimated.p99_ms == pytest.approx(90)
+    measured = audit(before, after, qrels, p99_at={5: 60.0, 10: 101.0}, **options)
+    assert measured.decision is S
+    assert measured.fits is not None
+    assert (measured.fits.depth, measured.fits.p99_ms, measured.fits.measured) == (5, 60.0, True)
+    assert measured.fits.difference == measured.curve[0].difference
+    assert "largest depth that keeps it is 5" in measured.reason
+    none = audit(before, after, qrels, p99_at={5: 160.0}, **options)
+    assert none.fits is not None
+    assert none.fits.depth == 0
+    assert "Not even the smallest depth" in none.reason
+    assert audit(before, after, qrels, **options | {"budget_ms": 180}).fits is None
+
+
+def test_sensitivity_is_scipys() -> None:
+    qrels, before, after = collection(help_share=0.1)
+    verdict = audit(before, after, qrels, depth=20, delta=0.05)
+    differences = np.array([outcome.difference for outcome in verdict.outcomes])
+    assert verdict.sensitivity.t_p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    lower = stats.ttest_1samp(differences, -0.05, alternative="greater").pvalue
+    upper = stats.ttest_1samp(differences, 0.05, alternative="less").pvalue
+    assert verdict.sensitivity.equivalence_p == pytest.approx(max(lower, upper))
+
+
+def test_nothing_seen_to_change_is_no_proof_that_nothing_does() -> None:
+    # the metric is the same for all, but the orders are not, and elsewhere that may count
+    qrels = {f"q{i}": {"r": 1} for i in range(40)}
+    before = {q: ranked(["r", "a", "b"]) for q in qrels}
+    after = {q: ranked(["r", "b", "a"]) for q in qrels}
+    verdict = audit(before, after, qrels)
+    assert (verdict.difference, verdict.decision) == (0.0, I)
+    assert verdict.interval[1] > 0.05
+    few = dict(list(qrels.items())[:10])
+    assert audit(before, before, few).decision is I

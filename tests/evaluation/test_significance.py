@@ -16,9 +16,14 @@ from secondpass.errors import InputError
 from secondpass.evaluation import significance
 from secondpass.evaluation.significance import (
     bootstrap_interval,
+    bootstrap_intervals,
+    equivalence_p,
+    holm,
     minimum_detectable_effect,
     queries_needed,
     randomisation_p,
+    t_test_p,
+    wilcoxon_p,
 )
 
 # eighths add up without rounding; with others, scipy counts sums that tie as different
@@ -83,10 +88,12 @@ def test_interval_agrees_with_scipy(n: int, skewed: bool) -> None:
     rng = np.random.default_rng(n)
     values = np.where(rng.random(n) < 0.6, 0.0, rng.exponential(0.3, n)) if skewed else rng.normal(0.03, 0.25, n)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
-    ours = bootstrap_interval(values, resamples=20_000)
+    ours = bootstrap_interval(values, resamples=20_000, textbook=True)
     width = theirs.high - theirs.low
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.03 * width)
-    assert ours == bootstrap_interval(values, resamples=20_000)
+    assert ours == bootstrap_interval(values, resamples=20_000, textbook=True)
+    raised = bootstrap_interval(values, resamples=20_000)
+    assert raised[0] < ours[0] < ours[1] < raised[1]
 
 
 def test_interval_formula_agrees_with_scipy_on_the_same_resamples() -> None:
@@ -110,7 +117,7 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=12))
 def test_interval_lies_within_the_values(values: list[float]) -> None:
-    low, high = bootstrap_interval(values, resamples=300)
+    low, high = bootstrap_interval(values, resamples=300, textbook=True)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
 
 
@@ -118,7 +125,14 @@ def test_little_or_nothing_to_go_by() -> None:
     assert randomisation_p([]) == randomisation_p([0.0]) == randomisation_p([0.0] * 50) == 1.0
     assert randomisation_p([0.5]) == 1.0
     assert bootstrap_interval([]) == bootstrap_interval([0.4]) == (-inf, inf)
-    assert bootstrap_interval([0.0] * 30) == (0.0, 0.0)
+    assert bootstrap_interval([0.0] * 30, textbook=True) == (0.0, 0.0)
+    assert t_test_p([]) is t_test_p([0.3]) is equivalence_p([], 0.1) is equivalence_p([0.0], 0.1) is None
+    assert t_test_p([0.0] * 5) == 1.0
+    assert t_test_p([0.1] * 5) == t_test_p([-0.1] * 5) == 0.0
+    assert equivalence_p([0.05] * 5, 0.1) == 0.0
+    assert equivalence_p([0.1] * 5, 0.1) == equivalence_p([-0.2] * 5, 0.1) == 1.0
+    assert wilcoxon_p([]) == wilcoxon_p([0.0] * 60) == wilcoxon_p([0.2]) == 1.0
+    assert holm([]) == ()
     assert minimum_detectable_effect([]) is minimum_detectable_effect([0.3]) is None
     assert minimum_detectable_effect([0.0, 0.0]) == 0.0
     assert queries_needed([], 0.1) is queries_needed([0.1], 0.1) is None
@@ -135,7 +149,9 @@ def test_detectable_effect_and_queries_needed_belong_together() -> None:
 
 
 @pytest.mark.parametrize("values", [[float("nan")], [inf], [[0.1, 0.2]]])
-@pytest.mark.parametrize("function", [randomisation_p, bootstrap_interval, minimum_detectable_effect])
+@pytest.mark.parametrize(
+    "function", [randomisation_p, bootstrap_interval, minimum_detectable_effect, t_test_p, wilcoxon_p]
+)
 def test_what_is_no_difference_is_refused(function: Any, values: list[float]) -> None:
     with pytest.raises(InputError, match="one finite number per query"):
         function(values)
@@ -148,6 +164,15 @@ def test_arguments_out_of_range_are_refused() -> None:
         lambda: bootstrap_interval([0.1, 0.2], level=1.0),
         lambda: bootstrap_interval([0.1, 0.2], resamples=0),
         lambda: randomisation_p([0.1] * 20, permutations=0),
+        lambda: bootstrap_intervals([0.1, 0.2]),
+        lambda: bootstrap_interval([0.1, 0.2], bounds=(0.0, inf)),
+        lambda: bootstrap_interval([0.1, 0.2], bounds=(1.0, 0.0)),
+        lambda: bootstrap_intervals([[0.1, float("nan")]]),
+        lambda: equivalence_p([0.1, 0.2], 0.0),
+        lambda: equivalence_p([0.1, 0.2], float("nan")),
+        lambda: holm([0.2, float("nan")]),
+        lambda: holm([-0.1]),
+        lambda: holm([1.1]),
     ):
         with pytest.raises(InputError):
             call()
@@ -159,3 +184,128 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(sizes) == 10_000
     assert max(sizes) * 300 <= 1000
     assert list(significance._chunks(3, 5000)) == [1, 1, 1]
+
+
+continuous = st.lists(st.floats(-1, 1).map(lambda value: round(value, 3) or 0.001), min_size=3, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(continuous, st.floats(0.01, 0.5))
+def test_t_and_equivalence_agree_with_scipy(values: list[float], margin: float) -> None:
+    if len(set(values)) == 1:
+        return  # what that gives is our own word: see test_little_or_nothing_to_go_by
+    assert t_test_p(values) == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, rel=1e-9, abs=1e-15)
+    above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, margin, alternative="less").pvalue
+    assert equivalence_p(values, margin) == pytest.approx(max(above, below), rel=1e-9, abs=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(continuous, st.integers(0, 3), st.booleans())
+def test_wilcoxon_agrees_with_scipy(values: list[float], zeros: int, tied: bool) -> None:
+    if not tied:  # the same signs, each size once
+        values = [np.copysign(0.01 * size, value) for size, value in enumerate(values, 1)]
+    with_zeros = values + [0.0] * zeros
+    exact = not zeros and len(values) <= 50 and len({abs(value) for value in values}) == len(values)
+    theirs = stats.wilcoxon(with_zeros, correction=False, method="exact" if exact else "asymptotic")
+    assert wilcoxon_p(with_zeros) == pytest.approx(theirs.pvalue, rel=1e-9, abs=1e-15)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_is_its_definition(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    ordered = sorted(p_values)
+    m = len(ordered)
+    # what is adjusted to at most α is what the step-down procedure rejects at α, where it can be told from rounding
+    for alpha in (0.01, 0.05, 0.3, 0.77):
+        rejected = next((k for k, p in enumerate(ordered) if p > alpha / (m - k)), m)
+        limit = ordered[rejected] if rejected < m else 2.0
+        for p, corrected in zip(p_values, adjusted, strict=True):
+            if abs(corrected - alpha) > 1e-12:
+                assert (corrected <= alpha) == (p < limit)
+    assert all(p <= corrected <= 1.0 for p, corrected in zip(p_values, adjusted, strict=True))
+    pairs = sorted(zip(p_values, adjusted, strict=True))
+    assert [corrected for _, corrected in pairs] == sorted(adjusted)
+
+
+def test_holm_as_published() -> None:
+    # statsmodels: maximum.accumulate(p(k) · (m − k)), at most 1, back in the order given
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([0.4, 0.5, 0.001]) == pytest.approx((0.8, 0.8, 0.003))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.sampled_from([0.25, 4.0, -1.0, -0.5]), st.integers(0, 9))
+def test_scale_and_sign_do_not_matter(n: int, factor: float, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(0.05, 0.2, n)
+    for function in (lambda v: randomisation_p(v, permutations=400), t_test_p, wilcoxon_p):
+        assert function(factor * values) == pytest.approx(function(values), rel=1e-9)
+    assert equivalence_p(factor * values, 0.1 * abs(factor)) == pytest.approx(equivalence_p(values, 0.1), rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.floats(0.1, 3.0), st.floats(-1.0, 1.0), st.booleans(), st.integers(0, 9))
+def test_interval_moves_with_shift_and_scale(n: int, scale: float, shift: float, textbook: bool, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(0.05, 0.2, n)
+
+    def interval(moved: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+        return bootstrap_interval(moved, resamples=400, bounds=bounds, textbook=textbook)
+
+    moved = interval(scale * values + shift, (shift - 2 * scale, shift + 2 * scale))
+    assert moved == pytest.approx([scale * end + shift for end in interval(values, (-2.0, 2.0))], abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 40, 300])
+def test_many_rows_are_as_one_by_one(n: int) -> None:
+    rng = np.random.default_rng(n)
+    rows = rng.normal(0.02, 0.2, (6, n)) * (rng.random((6, n)) < [[1.0], [0.5], [0.1], [0.02], [0.0], [1.0]])
+    together = bootstrap_intervals(rows, resamples=500, seed=3)
+    for interval, row in zip(together, rows, strict=True):
+        assert interval == pytest.approx(bootstrap_interval(row, resamples=500, seed=3), abs=1e-9)
+    assert together == bootstrap_intervals(rows, resamples=500, seed=3)
+    assert bootstrap_intervals(np.empty((0, n))) == ()
+
+
+@pytest.mark.parametrize(("found", "n"), [(0, 20), (3, 20), (0, 300), (9, 300), (18, 20)])
+def test_where_few_differ_the_interval_is_exact(found: int, n: int) -> None:
+    values = [1.0] * found + [0.0] * (n - found)
+    exact = stats.binomtest(found, n).proportion_ci(method="exact")
+    tolerance = 0.02 * (exact.high - exact.low)
+    assert bootstrap_interval(values, bounds=(0.0, 1.0)) == pytest.approx((exact.low, exact.high), abs=tolerance)
+    low, high = bootstrap_interval(values)
+    assert low < bootstrap_interval(values, bounds=(0.0, 1.0))[0] + tolerance
+    assert high == pytest.approx(exact.high, abs=tolerance)
+
+
+def test_few_queries_do_not_decide_what_resamples_cannot_know() -> None:
+    low, high = bootstrap_interval([0.0] * 20)  # nothing changed, and a query in six may still be harmed
+    assert (low, high) == pytest.approx((-0.168, 0.168), abs=0.005)
+    rare = [0.01] * 4 + [0.0] * 16
+    assert bootstrap_interval(rare, textbook=True)[1] < 0.01 < bootstrap_interval(rare)[1]
+    many = [0.01, -0.01] * 20
+    assert bootstrap_interval(many)[1] < 0.01
+
+
+def test_small_samples_are_covered_as_often_as_said() -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.normal(0.1, 0.3, (2000, 12))
+    missed = {
+        textbook: sum(
+            not low <= 0.1 <= high for low, high in bootstrap_intervals(rows, resamples=400, textbook=textbook)
+        )
+        for textbook in (True, False)
+    }
+    assert missed[False] <= stats.binom.ppf(0.999, 2000, 0.06) < missed[True]
+
+
+def test_tiny_differences_keep_their_p() -> None:
+    assert t_test_p([5e-324, 0.0]) == pytest.approx(t_test_p([1.0, 0.0]))
+    assert t_test_p([3e-200, 1e-200, 2e-200]) == pytest.approx(t_test_p([3.0, 1.0, 2.0]))
+
+
+def test_a_level_next_to_one_stays_an_interval() -> None:
+    values = [1.0] + [0.01 * k for k in range(11)]
+    for level in (1 - 1e-9, 1 - 1e-15):
+        for textbook in (True, False):
+            low, high = bootstrap_interval(values, resamples=500, level=level, textbook=textbook)
+            assert low < np.mean(values) < high

@@ -288,6 +288,18 @@ def test_the_best_by_lower_head_and_place_go_on_and_the_others_come_behind_in_it
     assert "exits" not in whole.trace.detail
 
 
+def test_what_the_lower_head_says_of_every_text_can_be_asked_for(scorer: PairScorer, reference: Reference) -> None:
+    query, texts = "river in the list", [MANY[0], "", MANY[30], None, MANY[7]]
+    lower = scorer.lower_logits(query, texts)
+    assert [i for i, logit in enumerate(lower) if logit is None] == [1, 3]
+    expected = [first_head(reference, query, MANY[i]) for i in (0, 30, 7)]
+    assert [logit for logit in lower if logit is not None] == pytest.approx(expected, abs=1e-3)
+    tokens = scorer.pair_tokens(query, texts)
+    assert (tokens[1], tokens[3]) == (0, 0)
+    assert sum(tokens) == scorer.score(query, texts).trace.tokens
+    assert scorer.lower_logits("river " * 200, MANY[:3]) == [None] * 3
+
+
 def test_at_least_twenty_go_on(scorer: PairScorer) -> None:
     assert scorer.score("river", MANY, go_on=0.01).trace.detail["exits"] == {"layer 1": 28, "layer 3": 20}
     few = scorer.score("river", MANY[:12], go_on=0.01)
@@ -325,3 +337,5 @@ def test_a_model_without_a_lower_head_says_that_it_cannot_stop(tmp_path: Path) -
     plain = open_scorer(open_checkpoint(tiny.tiny_checkpoint(tmp_path)), profile="exact", threads=1)
     with pytest.raises(ModelError, match="cannot stop early"):
         plain.score("river", MANY, go_on=0.5)
+    with pytest.raises(ModelError, match="no head after its lower layers"):
+        plain.lower_logits("river", MANY)

@@ -6,7 +6,7 @@ anything is found, scored or judged.
     0    done
     1    an error, told in one or two lines; SECONDPASS_DEBUG=1 adds the traceback
     2    wrong usage
-    3    what `audit --check` asks for
+    3    what `audit --check` and `--fail-if` ask for
     130  interrupted
 """
 
@@ -15,35 +15,54 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from secondpass import __version__
-from secondpass.cli import audit, bench, demo, index, models, rerank, search, train
+from secondpass.cli import audit, bench, compare, demo, index, judge, models, rerank, search, train, tune
 from secondpass.cli.terminal import say
 from secondpass.errors import SecondpassError
 
 __all__ = ["app", "main"]
 
+_COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "index": index,
+    "search": search,
+    "rerank": rerank,
+    "audit": audit,
+    "compare": compare,
+    "tune": tune,
+    "judge": judge,
+    "bench": bench,
+    "train": train,
+    "models": models,
+}
+
+
+class _InOrder(TyperGroup):
+    """Commands as they are listed above, also the one that has commands of its own."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, module in {
-    "demo": demo,
-    "index": index,
-    "search": search,
-    "rerank": rerank,
-    "audit": audit,
-    "bench": bench,
-    "train": train,
-    "models": models,
-}.items():
-    app.command(name)(module.command)
+for name, module in _COMMANDS.items():
+    if module is audit:
+        app.add_typer(audit.app, name=name)
+    else:
+        app.command(name)(module.command)
 
 
 def _version(asked: bool) -> None:
@@ -64,7 +83,7 @@ def _about(
 
     Results go to stdout, talk and progress to stderr.
     Exit codes: 0 done, 1 error (SECONDPASS_DEBUG=1 shows its traceback),
-    2 wrong usage, 3 what audit --check asks for, 130 interrupted.
+    2 wrong usage, 3 what audit --check and --fail-if ask for, 130 interrupted.
     """
 
 

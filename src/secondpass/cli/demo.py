@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from secondpass.cli.audit import show, verdict_on
+from secondpass.cli.audit import show
+from secondpass.cli.audited import verdict_on
 from secondpass.cli.measured import measure_each
 from secondpass.cli.options import ModelOption
 from secondpass.cli.terminal import bar, results, say

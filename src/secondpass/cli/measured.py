@@ -8,25 +8,48 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from secondpass.cascade import Cascade
 from secondpass.cli.terminal import Update
 from secondpass.cli.views import scored_ids
 from secondpass.errors import InputError
-from secondpass.evaluation.trec import Run
-from secondpass.types import Document, Reranker, Retriever, as_ranking
+from secondpass.evaluation.collections import Collection
+from secondpass.evaluation.wording import counted
+from secondpass.types import Document, Ranking, Reranker, Retriever, as_ranking
 
-__all__ = ["Measured", "measure", "measure_each"]
+__all__ = ["Measured", "first_queries", "measure", "measure_each"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Two runs of the same candidates, and the seconds that retrieving and reranking took, by query id."""
+    """Two runs of the same candidates, and the seconds that retrieving and reranking took, by query id.
 
-    baseline: Run = field(default_factory=dict)
-    reranked: Run = field(default_factory=dict)
+    `found` and `after` are the rankings themselves, where they were kept.
+    """
+
+    baseline: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    reranked: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     seconds_baseline: dict[str, float] = field(default_factory=dict)
     seconds_reranked: dict[str, float] = field(default_factory=dict)
+    found: dict[str, Ranking] = field(default_factory=dict)
+    after: dict[str, Ranking] = field(default_factory=dict)
+
+
+def first_queries(collection: Collection, first: int | None) -> Collection:
+    """The collection with its first queries and their judgments only, and a note (None: all of it)."""
+    if first is None or first >= len(collection.queries):
+        return collection
+    kept = dict(islice(collection.queries.items(), first))
+    return replace(
+        collection,
+        queries=kept,
+        qrels={query_id: collection.qrels[query_id] for query_id in kept},
+        notes=(
+            f"only the first {first:,} of {counted(len(collection.queries), 'query', 'queries')}, as asked for",
+            *collection.notes,
+        ),
+    )
 
 
 def measure(cascade: Cascade, queries: Mapping[str, str], depth: int, update: Update) -> Measured:
@@ -45,6 +68,7 @@ def measure(cascade: Cascade, queries: Mapping[str, str], depth: int, update: Up
         measured.seconds_baseline[query_id] = halfway - began
         measured.baseline[query_id] = scored_ids(found)
         measured.reranked[query_id] = scored_ids(after)
+        measured.found[query_id], measured.after[query_id] = found, after
         update(done)
     return measured
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,19 +59,35 @@ def command(
         results.print()
 
 
+def stated_licence(folder: Path) -> str:
+    """The licence that a model's folder states: in its golden pairs, its lineage, or its README's front matter.
+
+    "" where it states none.
+    """
+    for name in ("golden.json", "lineage.json"):
+        file = folder / name
+        stated = msgspec.json.decode(file.read_bytes()).get("licence") if file.is_file() else None
+        if stated and stated != "not stated":
+            return str(stated)
+    readme = folder / "README.md"
+    if readme.is_file():
+        front = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.S)
+        stated = re.search(r"^license: *[\"']?([^\s\"']+)", front[1], re.M) if front else None
+        return stated[1] if stated else ""
+    return ""
+
+
 def _embedding(name: str) -> dict[str, Any]:
     from secondpass.embedding import StaticEncoder
     from secondpass.weights import locate
 
     encoder, folder = StaticEncoder(name), locate(name)
-    lineage = folder / "lineage.json"
-    stated = msgspec.json.decode(lineage.read_bytes()).get("licence") if lineage.is_file() else None
     return {
         "name": encoder.name,
         "kind": "static embeddings",
         "bytes": _size(folder),
         "dimensions": encoder.dimensions,
-        "licence": stated or "not stated in the folder",
+        "licence": stated_licence(folder) or "not stated in the folder",
         "digest": encoder.digest,
     }
 
@@ -94,7 +111,7 @@ def _reranker(name: str) -> dict[str, Any]:
         "layers": checkpoint.encoder.layers,
         "hidden": checkpoint.encoder.hidden,
         "max_length": scorer.max_length,
-        "licence": checkpoint.licence,
+        "licence": stated_licence(checkpoint.folder) or "not stated in the folder",
         "digest": checkpoint.digest,
         "engine": engine.name,
         "precision": engine.precision,

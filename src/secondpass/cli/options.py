@@ -6,6 +6,7 @@ command does with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "ModelOption",
     "RetrieverOption",
     "configured",
+    "named",
 ]
 
 ConfigOption = Annotated[
@@ -81,3 +83,16 @@ def configured(
     stage: StageTable = config.stages[0]
     only = replace(stage, model=model or stage.model, depth=depth or stage.depth)
     return replace(config, stages=(only,))  # type: ignore[no-any-return]
+
+
+def named(values: Iterable[str], option: str) -> dict[str, str]:
+    """NAME=VALUE, as given on the command line, by name."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name.strip() and equals and rest.strip()):
+            raise typer.BadParameter(f"{value!r} is not of the form {option}", param_hint=option)
+        if name.strip() in found:
+            raise typer.BadParameter(f"{name.strip()!r} is given twice; give each its own name", param_hint=option)
+        found[name.strip()] = rest.strip()
+    return found

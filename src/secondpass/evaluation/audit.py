@@ -1,202 +1,56 @@
-"""The audit: is the reranked order worth its cost? One frozen Verdict, of which reports are views.
+"""The audit: is the reranked order worth its cost?
 
-Knows: two runs, judgments, timings, the decision table. Refuses to know: models, files,
-how a verdict looks on a page.
-
-The decision goes by the 95% interval [lo, hi] of Δ = NC − N0 and the smallest effect
-that matters, δ:
-
-    hi < 0         HARMFUL
-    hi < δ         NOT WORTH IT
-    lo < δ ≤ hi    INCONCLUSIVE
-    lo ≥ δ         TOO SLOW where the p99 exceeds the budget, else WORTH IT
+Knows: two runs, judgments, timings, prices, other first stages as controls; it computes the `Verdict`. Refuses to
+know: models, files, how a verdict looks on a page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from math import isfinite, isnan
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondpass.errors import InputError
+from secondpass.evaluation.control import Drawn, Spent, differences_of, measured_controls
+from secondpass.evaluation.curve import DEPTHS, depth_curve
+from secondpass.evaluation.diagnosis import diagnose, label
 from secondpass.evaluation.headroom import Headroom, decompose, top
-from secondpass.evaluation.metrics import Metric, judged, parse_metric
+from secondpass.evaluation.metrics import SAME, Metric, judged, parse_metric
+from secondpass.evaluation.segments import segments
 from secondpass.evaluation.significance import (
-    bootstrap_interval,
+    equivalence_p,
     minimum_detectable_effect,
     queries_needed,
-    randomisation_p,
+    t_test_p,
+    wilcoxon_p,
 )
+from secondpass.evaluation.systems import Latency, Price, System, latency
 from secondpass.evaluation.trec import Qrels, Run
+from secondpass.evaluation.verdict import (
+    Control,
+    Cost,
+    Decision,
+    DepthPoint,
+    Fit,
+    Outcome,
+    Sensitivity,
+    Shown,
+    Verdict,
+    decide,
+)
 from secondpass.evaluation.wording import counted, roughly, signed, some
 from secondpass.types import Document
 
-__all__ = ["Decision", "Latency", "Outcome", "Shown", "Verdict", "audit", "decide"]
+__all__ = ["audit"]
 
-SCHEMA = 1
-FEW_QUERIES = 25  # below, a bootstrap interval is known to be too narrow
-_SAME = 1e-9  # a difference this small is rounding, not an effect
-
-
-class Decision(StrEnum):
-    """The word on top."""
-
-    HARMFUL = "HARMFUL"
-    NOT_WORTH_IT = "NOT WORTH IT"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    TOO_SLOW = "TOO SLOW"
-    WORTH_IT = "WORTH IT"
+FEW_QUERIES = 25  # below, hardly any verdict but INCONCLUSIVE is reached (bench/verdicts.py)
+_DAYS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Percentiles of seconds per query, in milliseconds, over `queries` timed queries."""
-
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    queries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A document as a report shows it: its id, its title or first words, its grade (None: unjudged)."""
-
-    id: str
-    label: str
-    grade: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One query before and after.
-
-    `first`, `reranked` and `best` are its N0, NC and N*. `rank_before` and `rank_after` are the
-    1-based ranks of its first relevant document (None: none within the depth); `top_before` and
-    `top_after` the documents on top.
-    """
-
-    query_id: str
-    query: str
-    first: float
-    reranked: float
-    best: float
-    rank_before: int | None
-    rank_after: int | None
-    top_before: Shown | None
-    top_after: Shown | None
-
-    @property
-    def difference(self) -> float:
-        """NC − N0."""
-        return self.reranked - self.first
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an audit found.
-
-    `first`, `best` and `reranked` are the means N0, N* and NC; `difference` is Δ = NC − N0 with
-    its 95% `interval` (BCa bootstrap; infinite ends: too few queries to know) and two-sided
-    `p_value` (paired randomisation). `smallest_effect` is δ. `detectable` is the minimum
-    detectable effect at 80 % power, `queries_needed` the further judged queries that would
-    settle an INCONCLUSIVE verdict (None for the others and where unknown). `capture` is κ,
-    `unfixable` ρ, `recall` the share of relevant documents in the pool of `depth`.
-    `judged_at_10` is the judged share of the top 10, before and after. Latencies are None
-    where nothing was timed; the budget is for `added_latency`. `outcomes` has every judged query.
-    """
-
-    decision: Decision
-    reason: str
-    names: tuple[str, str]
-    metric: str
-    depth: int
-    queries: int
-    first: float
-    best: float
-    reranked: float
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
-    smallest_effect: float
-    detectable: float | None
-    queries_needed: int | None
-    recall: float
-    recall_loss: float
-    ordering_headroom: float
-    capture: float | None
-    unfixable: float | None
-    judged_at_10: tuple[float, float]
-    first_latency: Latency | None
-    added_latency: Latency | None
-    budget_ms: float | None
-    outcomes: tuple[Outcome, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def helped(self) -> int:
-        """Queries that the reranked order serves better."""
-        return sum(outcome.difference > _SAME for outcome in self.outcomes)
-
-    @property
-    def hurt(self) -> int:
-        """Queries that the reranked order serves worse."""
-        return sum(outcome.difference < -_SAME for outcome in self.outcomes)
-
-    @property
-    def unchanged(self) -> int:
-        """Queries with the same metric before and after."""
-        return self.queries - self.helped - self.hurt
-
-    def most_helped(self, most: int = 5) -> tuple[Outcome, ...]:
-        """The queries that gained most, best first; only such that gained."""
-        ordered = sorted(self.outcomes, key=lambda outcome: -outcome.difference)
-        return tuple(outcome for outcome in ordered[:most] if outcome.difference > _SAME)
-
-    def most_hurt(self, most: int = 5) -> tuple[Outcome, ...]:
-        """The queries that lost most, worst first; only such that lost."""
-        ordered = sorted(self.outcomes, key=lambda outcome: outcome.difference)
-        return tuple(outcome for outcome in ordered[:most] if outcome.difference < -_SAME)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The verdict as JSON-ready data, "schema": 1. Infinite interval ends become None."""
-        return {
-            "schema": SCHEMA,
-            **asdict(self),
-            "decision": self.decision.value,
-            "names": list(self.names),
-            "interval": [end if isfinite(end) else None for end in self.interval],
-            "judged_at_10": list(self.judged_at_10),
-            "helped": self.helped,
-            "hurt": self.hurt,
-            "unchanged": self.unchanged,
-            "most_helped": [outcome.query_id for outcome in self.most_helped()],
-            "most_hurt": [outcome.query_id for outcome in self.most_hurt()],
-            "outcomes": [asdict(outcome) | {"difference": outcome.difference} for outcome in self.outcomes],
-            "notes": list(self.notes),
-        }
-
-
-def decide(low: float, high: float, smallest_effect: float, p99_ms: float | None, budget_ms: float | None) -> Decision:
-    """The word for an interval [low, high] of Δ; total: exactly one for every input without NaN.
-
-    A p99 that is None (not timed) or a budget that is None is never exceeded.
-    """
-    if isnan(low) or isnan(high) or low > high:
-        raise InputError(f"[{low}, {high}] is no interval")
-    if high < 0.0:
-        return Decision.HARMFUL
-    if high < smallest_effect:
-        return Decision.NOT_WORTH_IT
-    if low < smallest_effect:
-        return Decision.INCONCLUSIVE
-    if p99_ms is not None and budget_ms is not None and p99_ms > budget_ms:
-        return Decision.TOO_SLOW
-    return Decision.WORTH_IT
+_Floats = NDArray[np.float64]
 
 
 def audit(
@@ -210,9 +64,16 @@ def audit(
     budget_ms: float | None = None,
     seconds_baseline: Mapping[str, float] | None = None,
     seconds_reranked: Mapping[str, float] | None = None,
+    p99_at: Mapping[int, float] | None = None,
+    controls: Sequence[System] = (),
+    price: Price = Price(),  # noqa: B008 - frozen
+    queries_per_day: float | None = None,
+    depths: Sequence[int] = DEPTHS,
     names: tuple[str, str] = ("baseline", "reranked"),
     documents: Mapping[str, Document] | None = None,
     queries: Mapping[str, str] | None = None,
+    truncated: Mapping[str, Collection[str]] | None = None,
+    fields: Mapping[str, Mapping[str, str | float]] | None = None,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> Verdict:
@@ -220,9 +81,15 @@ def audit(
 
     Both are cut to `depth`. `delta` is the smallest gain that matters. `seconds_baseline` are the
     first stage's seconds per query, `seconds_reranked` those that reranking added; the p99 of
-    the latter is held against `budget_ms`. `documents` and `queries` only make the examples
-    readable. Judged queries without results count as 0; queries without judgments are left
-    out; both are said in the notes, as are pools that differ.
+    the latter is held against `budget_ms`, and `p99_at` are p99s in ms that were measured at other depths.
+    `controls` are other first stages on the same queries, cut to `depth` as well: what could be done instead, at
+    equal or lower cost. `price` is that of the machine that does it all, and of each call of the reranker; a
+    control's own price stands in its `System`. `depths` are those of the curve.
+    `documents` and `queries` make the examples readable; these, and `truncated`, the ids of documents that were cut to
+    the model's length, by query id, are what the diagnosis goes by. `fields` group the queries beside their length and
+    question word: a value by query id for each field. Judged queries without results count as 0; queries
+    without judgments are left out; both are said in the notes, as are pools that differ. Where 25 or more rankings
+    are all as they were, the change is taken to be 0 for certain.
 
     Raises InputError for runs and judgments without a common query, for a metric after reranking
     that no order of the pool reaches, and for numbers out of range.
@@ -238,19 +105,32 @@ def audit(
             "give the judgments of the same queries"
         )
     headroom = decompose(baseline, reranked, qrels, metric=compute, depth=depth)
-    differences = np.array([query.reranked - query.first for query in headroom.queries])
-    differences[np.abs(differences) <= _SAME] = 0.0
-    low, high = bootstrap_interval(differences, resamples=permutations, seed=seed)
-    added = _latency(seconds_reranked, "seconds_reranked")
-    decision = decide(low, high, delta, added.p99_ms if added else None, budget_ms)
-    mean = headroom.reranked - headroom.first
-    detectable = minimum_detectable_effect(differences)
-    needed = _queries_needed(differences, mean, delta) if decision is Decision.INCONCLUSIVE else None
+    first = np.array([query.first for query in headroom.queries])
+    after_values = np.array([query.reranked for query in headroom.queries])
+    drawn = Drawn(permutations, seed)
+    differences = differences_of(after_values, first)
     before = {query_id: top(baseline, query_id, depth) for query_id in qrels}
     after = {query_id: top(reranked, query_id, depth) for query_id in qrels}
-    return Verdict(
+    # a metric that did not move may move elsewhere; orders that are the same throughout were not reranked at all
+    untouched = len(qrels) >= FEW_QUERIES and before == after
+    low, high = (0.0, 0.0) if untouched else drawn.interval(differences)
+    added, before_latency = latency(seconds_reranked, "seconds_reranked"), latency(seconds_baseline, "seconds_baseline")
+    cost = _cost(price, before_latency, added, headroom.reranked - headroom.first, queries_per_day)
+    spent = Spent(
+        before_latency.mean_ms + added.mean_ms if before_latency and added else None,
+        cost.first_per_1000 + cost.added_per_1000
+        if cost and cost.first_per_1000 is not None and cost.added_per_1000 is not None
+        else None,
+        price.currency,
+    )
+    tried = measured_controls(controls, qrels, compute, depth, first, after_values, delta, spent, price, drawn)
+    better = [control for control in tried if control.better]
+    decision = decide(low, high, delta, added.p99_ms if added else None, budget_ms, better_control=bool(better))
+    needed = _queries_needed(differences, headroom.reranked - headroom.first, delta)
+    curve = depth_curve(before, after, qrels, compute, [*depths, depth], resamples=permutations, seed=seed)
+    verdict = Verdict(
         decision=decision,
-        reason=_reason(decision, compute.label, mean, (low, high), delta, needed, added, budget_ms),
+        reason="",
         names=names,
         metric=str(compute),
         depth=depth,
@@ -258,31 +138,97 @@ def audit(
         first=headroom.first,
         best=headroom.best,
         reranked=headroom.reranked,
-        difference=mean,
+        difference=headroom.reranked - headroom.first,
         interval=(low, high),
-        p_value=randomisation_p(differences, permutations=permutations, seed=seed),
+        p_value=drawn.p(differences),
         smallest_effect=delta,
-        detectable=detectable,
-        queries_needed=needed,
+        detectable=minimum_detectable_effect(differences),
+        queries_needed=needed if decision is Decision.INCONCLUSIVE else None,
         recall=_mean([Metric("recall", depth)(before[query_id], grades) for query_id, grades in qrels.items()]),
         recall_loss=headroom.recall_loss,
         ordering_headroom=headroom.ordering_headroom,
         capture=headroom.capture,
         unfixable=headroom.unfixable,
         judged_at_10=(_judged_at_10(before, qrels), _judged_at_10(after, qrels)),
-        first_latency=_latency(seconds_baseline, "seconds_baseline"),
+        first_latency=before_latency,
         added_latency=added,
         budget_ms=budget_ms,
+        fits=_fits(added, budget_ms, depth, p99_at or {}, curve) if decision is Decision.TOO_SLOW else None,
+        cost=cost,
+        sensitivity=Sensitivity(t_test_p(differences), wilcoxon_p(differences), equivalence_p(differences, delta)),
+        controls=tried,
+        curve=curve,
+        sweeps=(),
+        diagnosis=diagnose(
+            headroom,
+            before,
+            after,
+            qrels,
+            metric=compute,
+            documents=documents,
+            queries=queries,
+            truncated=truncated,
+        ),
+        segments=segments(
+            {query.query_id: query.reranked - query.first for query in headroom.queries},
+            queries,
+            fields=fields,
+            permutations=permutations,
+            seed=seed,
+        ),
         outcomes=_outcomes(headroom, before, after, qrels, documents or {}, queries or {}),
         notes=(
             *_query_notes(baseline, reranked, qrels, names),
             *_pool_notes(before, after, names),
+            *_curve_notes(curve, before),
             *_other_notes(compute, depth, added, budget_ms),
+            *_control_notes(decision, tried, compute),
         ),
+    )
+    return replace(verdict, reason=_reason(verdict))
+
+
+def _cost(
+    price: Price, first: Latency | None, added: Latency | None, gain: float, queries_per_day: float | None
+) -> Cost | None:
+    if queries_per_day is not None and not (isfinite(queries_per_day) and queries_per_day >= 0.0):
+        raise InputError(f"queries_per_day is {queries_per_day}; give a number, 0 or more")
+    own = Price(price.machine_hour, None, price.currency)  # the first stage is not called at the reranker's price
+    before = own.per_1000(first.mean_ms if first else None)
+    more = price.per_1000(added.mean_ms if added else None)
+    if before is None and more is None:
+        return None
+    return Cost(
+        currency=price.currency,
+        first_per_1000=before,
+        added_per_1000=more,
+        added_per_gain=more * 0.01 / gain if more is not None and gain > SAME else None,
+        added_per_month=more * queries_per_day * _DAYS / 1000.0 if more is not None and queries_per_day else None,
     )
 
 
-def _queries_needed(differences: np.ndarray[Any, np.dtype[np.float64]], mean: float, delta: float) -> int | None:
+def _fits(
+    added: Latency | None,
+    budget_ms: float | None,
+    depth: int,
+    p99_at: Mapping[int, float],
+    curve: Sequence[DepthPoint],
+) -> Fit | None:
+    """The largest depth within the budget: of those that were measured, or where none was, estimated."""
+    if added is None or budget_ms is None:
+        return None
+    gains = {point.depth: point.difference for point in curve}
+    kept = [tried for tried, ms in p99_at.items() if ms <= budget_ms and tried < depth]
+    if kept:
+        return Fit(max(kept), p99_at[max(kept)], True, gains.get(max(kept)))
+    if p99_at:
+        return Fit(0, 0.0, True, 0.0)
+    most = int(depth * budget_ms / added.p99_ms)
+    within = max((tried for tried in gains if tried <= most), default=most)
+    return Fit(within, added.p99_ms * within / depth, False, gains.get(within))
+
+
+def _queries_needed(differences: _Floats, mean: float, delta: float) -> int | None:
     """Further queries until the effect, if it stays as measured, is told apart from δ.
 
     The gap |Δ − δ| can be next to nothing by chance, and would then ask for any number of
@@ -294,37 +240,51 @@ def _queries_needed(differences: np.ndarray[Any, np.dtype[np.float64]], mean: fl
     return queries_needed(differences, resolution) if resolution > 0.0 else None
 
 
-def _reason(
-    decision: Decision,
-    label: str,
-    mean: float,
-    interval: tuple[float, float],
-    delta: float,
-    needed: int | None,
-    added: Latency | None,
-    budget_ms: float | None,
-) -> str:
-    low, high = interval
+def _reason(verdict: Verdict) -> str:
+    low, high = verdict.interval
+    label = parse_metric(verdict.metric).label
+    mean, delta = verdict.difference, verdict.smallest_effect
     if not (isfinite(low) and isfinite(high)):
         return f"One judged query cannot show how {label} varies; judge at least {FEW_QUERIES}."
     between = f"95% interval {signed(low)} to {signed(high)}"
-    match decision:
+    match verdict.decision:
         case Decision.HARMFUL:
             return f"Reranking makes {label} worse, by {-mean:.3f} ({between})."
+        case Decision.NOT_WORTH_IT if low == high == 0.0:
+            return f"Reranking changes nothing: all {verdict.queries:,} rankings are as they were."
         case Decision.NOT_WORTH_IT:
             return f"Reranking changes {label} by {signed(mean)} ({between}); even the upper end is below {delta:g}."
         case Decision.INCONCLUSIVE:
+            needed = verdict.queries_needed
             more = f"; about {roughly(needed)} more judged queries would likely settle it" if needed else ""
             return f"The change of {label}, {signed(mean)} ({between}), may be more or less than {delta:g}{more}."
-        case Decision.TOO_SLOW:
-            assert added is not None  # decide() gives this word only where there is a p99
+        case Decision.FIX_RETRIEVAL_FIRST:
+            best = max((control for control in verdict.controls if control.better), key=lambda control: control.value)
+            gain_low, gain_high = best.gain_interval
             return (
-                f"Reranking raises {label} by {mean:.3f} ({between}), but its p99 of {added.p99_ms:,.0f} ms "
-                f"exceeds the budget of {budget_ms:,.0f} ms."
+                f"{best.name} in place of {verdict.names[0]} raises {label} by {best.gain:.3f} (95% interval "
+                f"{signed(gain_low)} to {signed(gain_high)}), {best.lead:.3f} more than reranking does, and costs no "
+                f"more: {best.cost}."
+            )
+        case Decision.TOO_SLOW:
+            assert verdict.added_latency is not None  # decide() gives this word only where there is a p99
+            return (
+                f"Reranking raises {label} by {mean:.3f} ({between}), but its p99 of "
+                f"{verdict.added_latency.p99_ms:,.0f} ms exceeds the budget of {verdict.budget_ms:,.0f} ms. "
+                f"{_largest(verdict.fits)}"
             )
         case Decision.WORTH_IT:
-            fits = f", within the budget of {budget_ms:,.0f} ms" if added and budget_ms is not None else ""
+            kept = verdict.added_latency is not None and verdict.budget_ms is not None
+            fits = f", within the budget of {verdict.budget_ms:,.0f} ms" if kept else ""
             return f"Reranking raises {label} by {mean:.3f} ({between}), more than the {delta:g} that matters{fits}."
+
+
+def _largest(fits: Fit | None) -> str:
+    if fits is None or fits.depth == 0:
+        return "Not even the smallest depth that was tried keeps it."
+    gain = "" if fits.difference is None else f", which would change the metric by {signed(fits.difference)}"
+    how = "measured" if fits.measured else "estimated"
+    return f"The largest depth that keeps it is {fits.depth:,} (p99 {fits.p99_ms:,.0f} ms, {how}){gain}."
 
 
 def _outcomes(
@@ -339,7 +299,7 @@ def _outcomes(
         if not ids:
             return None
         document = documents.get(ids[0])
-        return Shown(ids[0], _label(document) if document else "", grades.get(ids[0]))
+        return Shown(ids[0], label(document) if document else "", grades.get(ids[0]))
 
     def first_relevant(ids: Sequence[str], grades: Mapping[str, int]) -> int | None:
         return next((rank for rank, doc_id in enumerate(ids, 1) if grades.get(doc_id, 0) > 0), None)
@@ -364,15 +324,10 @@ def _outcomes(
     return tuple(outcomes)
 
 
-def _label(document: Document, most: int = 120) -> str:
-    words = " ".join(str(document.title or document.text)[: 4 * most].split())
-    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
-
-
 def _query_notes(baseline: Run, reranked: Run, qrels: Qrels, names: tuple[str, str]) -> list[str]:
     notes = []
     if len(qrels) < FEW_QUERIES:
-        notes.append(f"only {counted(len(qrels), 'judged query', 'judged queries')}: the interval is likely too narrow")
+        notes.append(f"only {counted(len(qrels), 'judged query', 'judged queries')}: too few to decide much")
     for name, run in zip(names, (baseline, reranked), strict=True):
         if missing := sum(not run.get(query_id) for query_id in qrels):
             notes.append(
@@ -414,14 +369,22 @@ def _other_notes(metric: Metric, depth: int, added: Latency | None, budget_ms: f
     return notes
 
 
-def _latency(seconds: Mapping[str, float] | None, name: str) -> Latency | None:
-    if not seconds:
-        return None
-    for query_id, value in seconds.items():
-        if not (isfinite(value) and value >= 0.0):
-            raise InputError(f"{name}[{query_id!r}] is {value}; give seconds, 0 or more")
-    p50, p95, p99 = (float(value) * 1000.0 for value in np.percentile(list(seconds.values()), (50, 95, 99)))
-    return Latency(p50, p95, p99, len(seconds))
+def _curve_notes(curve: Sequence[DepthPoint], before: Mapping[str, Sequence[str]]) -> list[str]:
+    if curve or not any(before.values()):
+        return []
+    return ["no depth curve: the reranked run does not hold all of the pool, so that shallower orders are unknown"]
+
+
+def _control_notes(decision: Decision, controls: Sequence[Control], metric: Metric) -> list[str]:
+    notes = [f"control {control.name}: cost {control.cost}" for control in controls if control.mean_ms is None]
+    if decision is Decision.INCONCLUSIVE:
+        notes += [
+            f"control {control.name} gains {control.gain:.3f} {metric.label}, more than reranking does, at no higher "
+            "cost: settle it first"
+            for control in controls
+            if control.better
+        ]
+    return notes
 
 
 def _judged_at_10(rankings: Mapping[str, Sequence[str]], qrels: Qrels) -> float:

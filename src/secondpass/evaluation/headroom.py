@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from secondpass.errors import InputError
-from secondpass.evaluation.metrics import Metric, parse_metric
-from secondpass.evaluation.trec import Qrels, Run
+from secondpass.evaluation.metrics import SAME, Metric, parse_metric
+from secondpass.evaluation.trec import Qrels, Results, Run
 
 __all__ = ["Headroom", "QueryHeadroom", "decompose"]
 
-_ROUNDING = 1e-9  # sums of the same terms in another order
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,8 @@ def decompose(baseline: Run, reranked: Run, qrels: Qrels, *, metric: str | Metri
 
 def top(run: Run, query_id: str, depth: int) -> list[str]:
     """The first `depth` document ids of a query, none where it has no results. Raises InputError for a duplicate."""
-    ids = [doc_id for doc_id, _ in run.get(query_id, ())[:depth]]
+    results = run.get(query_id, ())[:depth]
+    ids = list(results.ids) if isinstance(results, Results) else [doc_id for doc_id, _ in results]
     if len(set(ids)) < len(ids):
         twice = next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])
         raise InputError(f"query {query_id!r}: document {twice!r} occurs twice in one ranking; keep the first")
@@ -111,7 +111,7 @@ def _one_query(
     # unjudged documents gain nothing wherever they stand, so the best order needs the judged ones only
     best_order = sorted((doc_id for doc_id in pool if doc_id in grades), key=lambda doc_id: -grades[doc_id])
     result = QueryHeadroom(query_id, metric(pool, grades), metric(best_order, grades), metric(after, grades))
-    if result.reranked > result.best + _ROUNDING:
+    if result.reranked > result.best + SAME:
         foreign = [doc_id for doc_id in after if doc_id not in set(pool)]
         raise InputError(
             f"query {query_id!r}: {metric.label} after reranking is {result.reranked:.4f}, but no order of the "
@@ -123,4 +123,4 @@ def _one_query(
 
 
 def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if abs(whole) > _ROUNDING else None
+    return part / whole if abs(whole) > SAME else None

@@ -18,9 +18,11 @@ import msgspec
 
 from secondpass.errors import CollectionError
 
-__all__ = ["json_objects", "numbered", "opened", "replacing"]
+__all__ = ["blocks", "json_objects", "numbered", "opened", "replacing"]
 
 _BOM = "\N{BYTE ORDER MARK}"
+_BLOCK = 128 << 10  # bytes; what a block is split into then fits a processor's cache
+_BROKEN_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 @contextmanager
@@ -38,20 +40,57 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield plain
 
 
-def numbered(lines: Iterable[bytes] | Iterable[str], name: object) -> Iterator[tuple[int, str]]:
-    """Line number and line, without its end (LF or CRLF), for lines that are not blank; `name` is for errors."""
-    number = 0
+def numbered(lines: Iterable[bytes] | Iterable[str], name: object, first: int = 1) -> Iterator[tuple[int, str]]:
+    """Line number and line, without its end (LF or CRLF), for lines that are not blank; `name` is for errors.
+
+    `first` is the number of the first line.
+    """
+    number = first - 1
     rows: Iterator[bytes | str] = iter(lines)
     try:
-        for number, raw in enumerate(rows, 1):
+        for number, raw in enumerate(rows, first):
             line = raw.decode("utf-8") if isinstance(raw, bytes) else raw
             line = (line.removeprefix(_BOM) if number == 1 else line).rstrip("\r\n")
             if line and not line.isspace():
                 yield number, line
     except UnicodeDecodeError as error:
         raise CollectionError(f"{name}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CollectionError(f"{name}:{number + 1}: broken gzip ({error}); fetch or compress it again") from error
+    except _BROKEN_GZIP as error:
+        raise _broken_gzip(name, number + 1, error) from error
+
+
+def blocks(stream: IO[bytes] | IO[str], name: object) -> Iterator[tuple[int, bytes]]:
+    """The stream in blocks of whole lines of about 128 KiB: the number of a block's first line, and its bytes.
+
+    For files of millions of lines, which are too slow to take one by one. Raises CollectionError
+    for a line that is longer than a block.
+    """
+    read = getattr(stream, "read1", stream.read)  # of a broken gzip, also the last bytes that can be had
+    number, rest, more = 1, b"", True
+    while more:
+        pieces, fresh = [rest], 0
+        while more and fresh < _BLOCK:
+            try:
+                piece = read(_BLOCK)
+            except _BROKEN_GZIP as error:
+                raise _broken_gzip(name, number + b"".join(pieces).count(b"\n"), error) from error
+            pieces.append(piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece)
+            fresh += len(pieces[-1])
+            more = bool(piece)
+        block = b"".join(pieces)
+        if number == 1:
+            block = block.removeprefix(_BOM.encode())
+        end = block.rfind(b"\n") + 1 if more else len(block)
+        if more and not end:
+            raise CollectionError(f"{name}:{number}: a line of more than {_BLOCK >> 10} KiB; is this the right file?")
+        if end:
+            yield number, block[:end]
+        number += block.count(b"\n")
+        rest = block[end:]
+
+
+def _broken_gzip(name: object, number: int, error: Exception) -> CollectionError:
+    return CollectionError(f"{name}:{number}: broken gzip ({error}); fetch or compress it again")
 
 
 def json_objects(lines: Iterable[bytes] | Iterable[str], name: object) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,7 +15,10 @@ from math import log2
 from secondpass.errors import InputError
 from secondpass.evaluation.trec import Qrels
 
-__all__ = ["MEASURES", "Measure", "Metric", "evaluate", "judged", "parse_metric"]
+__all__ = ["MEASURES", "SAME", "Measure", "Metric", "evaluate", "judged", "parse_metric"]
+
+SAME = 1e-9
+"""Two values of a metric closer than this differ by rounding only: sums of the same terms in another order."""
 
 Grades = Mapping[str, int]
 """Document id -> grade, for one query."""
@@ -32,18 +35,19 @@ def ndcg(ids: Sequence[str], grades: Grades, k: int | None) -> float:
 
 def reciprocal_rank(ids: Sequence[str], grades: Grades, k: int | None) -> float:
     """1 / rank of the first relevant document among the first k, else 0."""
-    return next((1.0 / rank for rank, doc_id in enumerate(ids[:k], 1) if grades.get(doc_id, 0) > 0), 0.0)
+    relevant = _relevant(grades)
+    return next((1.0 / rank for rank, doc_id in enumerate(ids[:k], 1) if doc_id in relevant), 0.0)
 
 
 def recall(ids: Sequence[str], grades: Grades, k: int | None) -> float:
     """The share of all relevant documents that is among the first k."""
     relevant = _relevant(grades)
-    return sum(grades.get(doc_id, 0) > 0 for doc_id in ids[:k]) / relevant if relevant else 0.0
+    return sum(map(relevant.__contains__, ids[:k])) / len(relevant) if relevant else 0.0
 
 
 def precision(ids: Sequence[str], grades: Grades, k: int | None) -> float:
     """Relevant documents among the first k, divided by k also where fewer were found."""
-    found = sum(grades.get(doc_id, 0) > 0 for doc_id in ids[:k])
+    found = sum(map(_relevant(grades).__contains__, ids[:k]))
     size = len(ids) if k is None else k
     return found / size if size else 0.0
 
@@ -53,10 +57,10 @@ def average_precision(ids: Sequence[str], grades: Grades, k: int | None) -> floa
     relevant = _relevant(grades)
     found, total = 0, 0.0
     for rank, doc_id in enumerate(ids[:k], 1):
-        if grades.get(doc_id, 0) > 0:
+        if doc_id in relevant:
             found += 1
             total += found / rank
-    return total / relevant if relevant else 0.0
+    return total / len(relevant) if relevant else 0.0
 
 
 def judged(ids: Sequence[str], grades: Grades, k: int) -> float:
@@ -134,5 +138,5 @@ def _dcg(gains: Iterable[int]) -> float:
     return sum(gain / log2(rank + 1) for rank, gain in enumerate(gains, 1) if gain > 0)
 
 
-def _relevant(grades: Grades) -> int:
-    return sum(grade > 0 for grade in grades.values())
+def _relevant(grades: Grades) -> frozenset[str]:
+    return frozenset(doc_id for doc_id, grade in grades.items() if grade > 0)

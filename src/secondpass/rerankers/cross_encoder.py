@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from secondpass.cascade import reorder
 from secondpass.errors import InputError, ModelError
+from secondpass.rerankers.adaptive import AdaptiveDepth
 from secondpass.rerankers.both_stages import BothStages
 from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
 from secondpass.scoring.cache import Cached, Store, open_store
@@ -56,6 +57,10 @@ class CrossEncoder:
         pooling: a document's score from its windows': "max", "mean", or "first" (the beginning alone).
         go_on: for a split encoder: the share of a ranking's documents (at least 20), the best by the head after its
             lower layers and by their first rank, that pass the upper ones in `rerank`; the others follow. 1: all.
+        patience: `rerank` scores so many candidates at a time, in the ranking's order, and once so many in a row
+            brought none into the top 10 it leaves the rest, which keeps its order (status `beyond_depth`); None: never.
+        sure: `rerank` scores nothing and changes no order where the first candidate's first-stage score leads all
+            others' by at least so many standard deviations of these scores; None: never. See `rerankers.adaptive`.
         fuse: whether `rerank` goes by the logit and the first stage's score together where the hits bring one:
             True (as the model folder's calibration weighs them, if it has one), False, or the weight itself, in logits
             per standard deviation of the first stage's scores. See `rerankers.both_stages`.
@@ -83,6 +88,8 @@ class CrossEncoder:
         pooling: Pooling = "max",
         fuse: bool | float = True,
         go_on: float = 1.0,
+        patience: int | None = None,
+        sure: float | None = None,
     ) -> None:
         if windows is None and pooling == "mean":
             raise InputError("pooling='mean' is of windows; say how many with windows=, or leave pooling out")
@@ -90,6 +97,11 @@ class CrossEncoder:
             raise InputError(
                 "with go_on a document's score depends on the others of its ranking, so it goes with neither cache nor "
                 "windows; leave one of them out"
+            )
+        self._adaptive = AdaptiveDepth(patience, sure)
+        if go_on != 1 and not self._adaptive.off:
+            raise InputError(
+                "go_on chooses from all candidates at once, so it goes with neither patience nor sure; leave one out"
             )
         self._render = renderer(template)
         store = None if cache is None else open_store(cache)  # before the model: a mistake is told at once
@@ -145,10 +157,17 @@ class CrossEncoder:
         folder has a calibration.
         """
         texts = [self._render(hit.document) for hit in ranking.hits]
-        if self.go_on == 1:
+        if self.go_on != 1:
+            scores = self.scorer.score(ranking.query, texts, deadline=deadline, go_on=self.go_on)
+        elif self._adaptive.off:
             scores = self._asked.score(ranking.query, texts, deadline=deadline)  # type: ignore[arg-type]
         else:
-            scores = self.scorer.score(ranking.query, texts, deadline=deadline, go_on=self.go_on)
+            scores = self._adaptive(
+                lambda some: self._asked.score(ranking.query, some, deadline=deadline),  # type: ignore[arg-type]
+                texts,
+                [hit.first_score for hit in ranking.hits],
+                lambda so_far: self._both_stages(ranking, so_far)[0],
+            )
         scores, probabilities = self._both_stages(ranking, scores)
         hits = reorder(ranking, scores, probabilities)
         return Ranking(ranking.query, hits, (*ranking.trace, scores.trace), ranking.query_id)

@@ -12,9 +12,10 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,18 +30,16 @@ from secondpass.scoring.engines import Begun, Engine, open_engine
 from secondpass.scoring.prepare import Prepared, Row, prepare, query_limit
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.schedule import Schedule
+from secondpass.scoring.stopping import behind, going_on
 from secondpass.scoring.tokens import KEEP_BYTES, Tokens
 from secondpass.types import NEVER, Deadline, Scores, StageTrace, Status
 
-__all__ = ["PairScorer", "open_scorer"]
+__all__ = ["PairScorer", "because", "open_scorer"]
 
 _FP32_TOLERANCE = 1e-3  # between two fp32 engines on one checkpoint; weights in fp16 are upcast before
 _BF16_SHARE = 0.05  # for a checkpoint without stated tolerances: of the largest golden logit, at least of 1
 # Seconds from the last batch to the ranking in the caller's hands: a fixed part, and one for each document
 _AFTER, _AFTER_EACH = 1e-3, 5e-6
-_LEAST_GO_ON = 20  # texts that pass the upper layers at the least: what is shown comes from them
-
-_PLACE = 0.5  # logits that a text loses each time its place doubles, when those are chosen that go on
 
 _T = TypeVar("_T")
 
@@ -140,7 +139,7 @@ class PairScorer:
         kept = {"hits": 0, "misses": 0}
 
         def rows(some: Sequence[object]) -> Prepared:
-            prepared = prepare(self.checkpoint, query, some, self.tokens)
+            prepared = self._rows(query, some)
             kept["hits"] += prepared.kept
             kept["misses"] += prepared.tokenized
             return prepared
@@ -175,7 +174,7 @@ class PairScorer:
                 finished[i] = Status.SCORED if math.isfinite(logit) else Status.BAD_SCORE
                 values[i], spans[i] = (logit, row.span) if math.isfinite(logit) else (None, None)
         if upper:
-            values = _behind(values, upper)
+            values = behind(values, upper)
         statuses = [
             finished.get(i, Status.DEADLINE if status is Status.SCORED else status)
             for i, status in enumerate(schedule.statuses)
@@ -192,7 +191,7 @@ class PairScorer:
             truncated=truncated,
             cut_tokens=cut,
             skipped=dict(skipped),
-            skipped_because=_because(skipped, query_limit(self.max_length)),
+            skipped_because=because(skipped, query_limit(self.max_length)),
             detail={
                 **self.detail,
                 "cost": {name: float(f"{value:.4g}") for name, value in costs.items()},
@@ -201,6 +200,27 @@ class PairScorer:
             },
         )
         return Scores(tuple(values), tuple(statuses), tuple(spans), trace)
+
+    def lower_logits(self, query: str, texts: Sequence[object]) -> list[float | None]:
+        """Logits of the head after the lower layers, which `go_on` goes by; None for a text that has none.
+
+        Raises ModelError where the model has no such head.
+        """
+        if self.engine.begin is None:
+            raise ModelError(f"{self.checkpoint.name} has no head after its lower layers: it is no split encoder")
+        schedule = self._schedule(texts, partial(self._rows, query), self._begun_cost, NEVER, 0.0)
+        values: list[float | None] = [None] * len(texts)
+        for done in self._run(schedule, NEVER, partial(self._lower, self.engine.begin)):
+            for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
+                values[i] = logit if math.isfinite(logit) else None
+        return values
+
+    def pair_tokens(self, query: str, texts: Sequence[object]) -> list[int]:
+        """How many tokens each pair has, as it would be scored; 0 where it cannot be."""
+        return [0 if row is None else len(row.ids) for row in self._rows(query, texts).rows]
+
+    def _rows(self, query: str, texts: Sequence[object]) -> Prepared:
+        return prepare(self.checkpoint, query, texts, self.tokens)
 
     def _schedule(
         self,
@@ -239,22 +259,13 @@ class PairScorer:
         states: dict[int, NDArray[np.float16]] = {}
         query: NDArray[np.float32] | None = None
 
-        def lower(positions: Sequence[int], some: Sequence[Row]) -> _Done:
-            batch = self._stacked(positions, some)
-            begun, expected, seconds = self._timed(self._begun_cost, batch, lambda: begin(batch))
-            counts = batch.mask.sum(axis=1).tolist()
-            # half precision: a thousand long documents' states would fill the memory else
-            kept = tuple(row[:count].astype(np.float16) for row, count in zip(begun.documents, counts, strict=True))
-            return _Done(batch, begun.logits, expected, seconds, kept, begun.query)
-
-        for done in self._run(schedule, deadline, lower):
+        for done in self._run(schedule, deadline, partial(self._lower, begin)):
             for i, logit, state in zip(done.batch.rows, done.logits.tolist(), done.states, strict=True):
                 if math.isfinite(logit):
                     logits[i], states[i] = logit, state
             query = done.query
             yield done
-        best = sorted(logits, key=lambda i: (_PLACE * math.log2(2 + i) - logits[i], i))
-        best = best[: max(math.ceil(go_on * len(best)), _LEAST_GO_ON)]
+        best = going_on(logits, go_on)
         if query is None or not best:
             return
         asked = query
@@ -271,6 +282,15 @@ class PairScorer:
             return _Done(batch, logits, expected, seconds)
 
         yield from self._run(self._schedule(best, rows, self._finished_cost, deadline, reserve), deadline, upper)
+
+    def _lower(self, begin: Callable[[Batch], Begun], positions: Sequence[int], rows: Sequence[Row]) -> _Done:
+        """The lower layers for one batch."""
+        batch = self._stacked(positions, rows)
+        begun, expected, seconds = self._timed(self._begun_cost, batch, lambda: begin(batch))
+        counts = batch.mask.sum(axis=1).tolist()
+        # half precision: a thousand long documents' states would fill the memory else
+        kept = tuple(row[:count].astype(np.float16) for row, count in zip(begun.documents, counts, strict=True))
+        return _Done(batch, begun.logits, expected, seconds, kept, begun.query)
 
     def _timed(self, cost: CostModel, batch: Batch, compute: Callable[[], _T]) -> tuple[_T, float, float]:
         """What `compute` gives, the seconds that were expected of it and those it took."""
@@ -373,18 +393,8 @@ def _part(deadline: Deadline, share: float, reserve: float) -> Deadline:
     return deadline if left == math.inf else deadline.sooner(max(left, 0.0) * share + reserve)
 
 
-def _behind(values: Sequence[float | None], upper: set[int]) -> list[float | None]:
-    """The values, those outside `upper` moved down together until all are below those inside."""
-    inside = [value for i, value in enumerate(values) if i in upper and value is not None]
-    outside = [value for i, value in enumerate(values) if i not in upper and value is not None]
-    if not inside or not outside:
-        return list(values)
-    down = max(max(outside) - min(inside) + 1e-3, 0.0)
-    return [value if value is None or i in upper else value - down for i, value in enumerate(values)]
-
-
-def _because(skipped: Counter[str], limit: int) -> str:
-    """One sentence for people on what was left unscored."""
+def because(skipped: Mapping[str, int], limit: int) -> str:
+    """One sentence for people on what was left unscored; `limit` is the most tokens that a query may have."""
     reasons = {
         str(Status.DEADLINE): "time was up",
         str(Status.QUERY_TOO_LONG): f"the query has more than {limit} tokens, the most this model takes",

@@ -1,0 +1,83 @@
+"""A configuration as the text of a secondpass.toml that reads back as the same configuration.
+
+Knows: the tables of config.py and TOML. Refuses to know: who writes one, and why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from secondpass.config import Config
+
+__all__ = ["settings_text"]
+
+
+def settings_text(config: Config, comments: Iterable[str] = ()) -> str:
+    """The file: `comments` on top, then every key that is not at its default, paths made absolute.
+
+    A stage's depth is written always, and `stages = []` where there is none.
+    """
+    replace: Any = msgspec.structs.replace
+    collection, retriever = config.collection, config.retriever
+    if collection.path and not collection.path.startswith("ir_datasets:"):
+        collection = replace(collection, path=_absolute(collection.path))
+    if retriever.index:
+        retriever = replace(retriever, index=_absolute(retriever.index))
+    retriever = replace(retriever, encoder=_folder(retriever.encoder))
+    stages = tuple(
+        stage if stage.model is None else replace(stage, model=_folder(stage.model)) for stage in config.stages
+    )
+    config = replace(config, collection=collection, retriever=retriever, stages=stages)
+    parts = ["".join(f"# {line}".rstrip() + "\n" for line in comments)]
+    if not config.stages:
+        parts.append("stages = []\n")
+    for name in config.__struct_fields__:
+        value = getattr(config, name)
+        if isinstance(value, msgspec.Struct):
+            parts.append(_table(f"[{name}]", _changed(value)))
+        elif isinstance(value, tuple):
+            depth = ("depth",) if name == "stages" else ()
+            parts += [_table(f"[[{name}]]", _changed(one, depth)) for one in value]
+    return "\n".join(part for part in parts if part)
+
+
+def _changed(table: msgspec.Struct, always: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys of a table that are not at their defaults, and those that are wanted always."""
+    found = {}
+    for field in msgspec.structs.fields(table):
+        value, factory = getattr(table, field.name), field.default_factory
+        default = field.default if factory is msgspec.NODEFAULT else factory()
+        if value != default or field.name in always:
+            found[field.name] = value
+    return found
+
+
+def _table(head: str, keys: Mapping[str, Any]) -> str:
+    lines = [f"{name} = {_value(value)}\n" for name, value in keys.items()]
+    return f"{head}\n{''.join(lines)}" if lines else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # the one that JSON lets through
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_value(str(key))} = {_value(one)}" for key, one in value.items()) + " }"
+    return "[" + ", ".join(map(_value, value)) + "]"
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve())
+
+
+def _folder(name: str) -> str:
+    """A folder's absolute path; a name that is none (shipped, or of a hub) stays."""
+    return _absolute(name) if Path(name).is_dir() else name
