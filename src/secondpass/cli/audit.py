@@ -12,11 +12,17 @@ import typer
 from secondpass.cli.audited import Asked, audit_collection, default_controls, read_sweep
 from secondpass.cli.measured import first_queries
 from secondpass.cli.options import (
+    CollectionOption,
     ConfigOption,
+    DeltaOption,
     DepthOption,
+    IndexOption,
     JsonOption,
+    MetricOption,
     ModelOption,
+    QueriesOption,
     RetrieverOption,
+    SplitOption,
     configured,
     named,
 )
@@ -43,19 +49,11 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def command(
     context: typer.Context,
-    collection: Annotated[
-        str | None, typer.Option("--collection", metavar="FOLDER", help="BEIR folder, or ir_datasets:NAME.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Its judgments. Without it: test.")
-    ] = None,
-    index: Annotated[
-        str | None, typer.Option("--index", metavar="FOLDER", help="Index of it. Without it: built in memory.")
-    ] = None,
+    collection: CollectionOption = None,
+    split: SplitOption = None,
+    index: IndexOption = None,
     retriever: RetrieverOption = None,
-    queries: Annotated[
-        int | None, typer.Option("--queries", metavar="N", min=1, help="Only the first N queries.")
-    ] = None,
+    queries: QueriesOption = None,
     model: ModelOption = None,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="RUN", help="Instead of running anything: the run before,")
@@ -79,12 +77,8 @@ def command(
         ),
     ] = None,
     depth: DepthOption = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", metavar="NAME", help="Such as mrr@10. Without it: ndcg@10.")
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option("--delta", metavar="GAIN", help="The smallest gain that matters. Without it: 0.01.")
-    ] = None,
+    metric: MetricOption = None,
+    delta: DeltaOption = None,
     budget_ms: Annotated[
         float | None, typer.Option("--budget-ms", metavar="MS", min=0, help="What the p99 of reranking may take.")
     ] = None,

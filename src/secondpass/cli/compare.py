@@ -16,7 +16,18 @@ from secondpass.cli.compare_views import markdown as as_markdown
 from secondpass.cli.compare_views import terminal
 from secondpass.cli.measured import first_queries, measure
 from secondpass.cli.models import stated_licence
-from secondpass.cli.options import ConfigOption, DepthOption, JsonOption, configured, named
+from secondpass.cli.options import (
+    CollectionOption,
+    ConfigOption,
+    DepthOption,
+    IndexOption,
+    JsonOption,
+    MetricOption,
+    QueriesOption,
+    SplitOption,
+    configured,
+    named,
+)
 from secondpass.cli.terminal import bar, print_json, results, say
 from secondpass.config import (
     Config,
@@ -50,15 +61,9 @@ def command(
     licence: Annotated[
         list[str] | None, typer.Option("--licence", metavar="NAME=TEXT", help="A system's licence.")
     ] = None,
-    collection: Annotated[
-        str | None, typer.Option("--collection", metavar="FOLDER", help="BEIR folder, or ir_datasets:NAME.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Its judgments. Without it: test.")
-    ] = None,
-    index: Annotated[
-        str | None, typer.Option("--index", metavar="FOLDER", help="Index of it. Without it: built in memory.")
-    ] = None,
+    collection: CollectionOption = None,
+    split: SplitOption = None,
+    index: IndexOption = None,
     retriever: Annotated[
         list[str] | None,
         typer.Option("--retriever", metavar="NAME", help="First stage to run, alone and with each model; repeatable."),
@@ -67,13 +72,9 @@ def command(
         list[str] | None,
         typer.Option("--model", metavar="MODEL", help="Model to rerank with, over each first stage; repeatable."),
     ] = None,
-    queries: Annotated[
-        int | None, typer.Option("--queries", metavar="N", min=1, help="Only the first N queries.")
-    ] = None,
+    queries: QueriesOption = None,
     depth: DepthOption = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", metavar="NAME", help="Such as mrr@10. Without it: ndcg@10.")
-    ] = None,
+    metric: MetricOption = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown.")
     ] = None,

@@ -17,12 +17,18 @@ from secondpass.config import Config, StageTable, find_config
 from secondpass.errors import ConfigError
 
 __all__ = [
+    "CollectionOption",
     "ConfigOption",
     "DeadlineOption",
+    "DeltaOption",
     "DepthOption",
+    "IndexOption",
     "JsonOption",
+    "MetricOption",
     "ModelOption",
+    "QueriesOption",
     "RetrieverOption",
+    "SplitOption",
     "configured",
     "named",
 ]
@@ -42,6 +48,20 @@ DepthOption = Annotated[
 RetrieverOption = Annotated[
     str | None,
     typer.Option("--retriever", metavar="NAME", help="First stage: bm25, dense or hybrid. Without it: bm25."),
+]
+CollectionOption = Annotated[
+    str | None, typer.Option("--collection", metavar="FOLDER", help="BEIR folder, or ir_datasets:NAME.")
+]
+SplitOption = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Its judgments. Without it: test.")]
+IndexOption = Annotated[
+    str | None, typer.Option("--index", metavar="FOLDER", help="Index of it. Without it: built in memory.")
+]
+QueriesOption = Annotated[int | None, typer.Option("--queries", metavar="N", min=1, help="Only the first N queries.")]
+MetricOption = Annotated[
+    str | None, typer.Option("--metric", metavar="NAME", help="Such as mrr@10. Without it: ndcg@10.")
+]
+DeltaOption = Annotated[
+    float | None, typer.Option("--delta", metavar="GAIN", help="The smallest gain that matters. Without it: 0.01.")
 ]
 DeadlineOption = Annotated[
     float | None,

@@ -12,7 +12,18 @@ import typer
 
 from secondpass.cascade import Cascade
 from secondpass.cli.measured import first_queries, measure
-from secondpass.cli.options import ConfigOption, JsonOption, ModelOption, RetrieverOption, configured
+from secondpass.cli.options import (
+    CollectionOption,
+    ConfigOption,
+    DeltaOption,
+    IndexOption,
+    JsonOption,
+    MetricOption,
+    ModelOption,
+    QueriesOption,
+    RetrieverOption,
+    configured,
+)
 from secondpass.cli.recording import KNOBS, record, uncached
 from secondpass.cli.settings_text import settings_text
 from secondpass.cli.terminal import bar, print_json, results, say
@@ -43,28 +54,18 @@ class Verified:
 
 
 def command(
-    collection: Annotated[
-        str | None, typer.Option("--collection", metavar="FOLDER", help="BEIR folder, or ir_datasets:NAME.")
-    ] = None,
+    collection: CollectionOption = None,
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="NAME", help="Its judgments, not those of the test. Without it: dev."),
     ] = None,
-    index: Annotated[
-        str | None, typer.Option("--index", metavar="FOLDER", help="Index of it. Without it: built in memory.")
-    ] = None,
+    index: IndexOption = None,
     retriever: RetrieverOption = None,
-    queries: Annotated[
-        int | None, typer.Option("--queries", metavar="N", min=1, help="Only the first N queries.")
-    ] = None,
+    queries: QueriesOption = None,
     model: ModelOption = None,
     depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, help="The largest depth to try.")] = 200,
-    metric: Annotated[
-        str | None, typer.Option("--metric", metavar="NAME", help="Such as mrr@10. Without it: ndcg@10.")
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option("--delta", metavar="GAIN", help="The smallest gain that matters. Without it: 0.01.")
-    ] = None,
+    metric: MetricOption = None,
+    delta: DeltaOption = None,
     budget_ms: Annotated[
         float | None,
         typer.Option("--budget-ms", metavar="MS", min=0, help="What the p99 of reranking may take. Without it: 100."),
