@@ -18,10 +18,10 @@ from secondpass.evaluation import diagnosis
 from secondpass.evaluation.audit import audit
 from secondpass.evaluation.report import html, markdown, terminal
 from secondpass.evaluation.report.pull_request import cell
-from secondpass.evaluation.report.story import between, decomposition, depths, loss_and_gain, money, p_value, statistics
+from secondpass.evaluation.report.story import between, decomposition, depths, loss_and_gain, p_value, statistics
 from secondpass.evaluation.segments import sentences as segment_sentences
 from secondpass.evaluation.verdict import Decision, Verdict
-from secondpass.evaluation.wording import clean, counted, roughly, signed
+from secondpass.evaluation.wording import clean, counted, money, roughly, signed
 from toy_verdicts import full_verdict, verdict_of
 
 VERDICTS = {

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from secondpass.evaluation.leaderboard import Leaderboard, Pair, Row
 from secondpass.evaluation.metrics import parse_metric
-from secondpass.evaluation.wording import clean, counted, signed
+from secondpass.evaluation.wording import clean, counted, money, signed
 
 __all__ = ["markdown", "terminal"]
 
@@ -138,10 +138,7 @@ def _time(row: Row) -> str:
 def _cost(row: Row, *, named: bool) -> str:
     if row.per_1000 is None:
         return _NONE
-    if 0.0 < row.per_1000 < 0.0001:
-        amount = "<0.0001"
-    else:
-        amount = f"{row.per_1000:,.2f}" if row.per_1000 >= 0.1 or row.per_1000 == 0.0 else f"{row.per_1000:.2g}"
+    amount = "<0.0001" if 0.0 < row.per_1000 < 0.0001 else money(row.per_1000, "")
     return f"{amount} {row.currency if named else ''} {_MARKS['cheapest'] if row.cheapest else ''}".strip()
 
 

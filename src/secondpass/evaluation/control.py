@@ -18,6 +18,7 @@ from secondpass.evaluation.significance import bootstrap_interval, holm, randomi
 from secondpass.evaluation.systems import Price, System, latency
 from secondpass.evaluation.trec import Qrels
 from secondpass.evaluation.verdict import Control
+from secondpass.evaluation.wording import money
 
 __all__ = ["Drawn", "Spent", "differences_of", "measured_controls"]
 
@@ -115,7 +116,10 @@ def _affordable(mean_ms: float | None, per_1000: float | None, currency: str, sp
     """Whether a query costs no more than with reranking, by money where both prices are known, else by time."""
     if per_1000 is not None and spent.per_1000 is not None and currency == spent.currency:
         dearer = per_1000 > spent.per_1000
-        return not dearer, f"{per_1000:.3g} {currency} for 1,000 queries, {spent.per_1000:.3g} with reranking"
+        return (
+            not dearer,
+            f"{money(per_1000, currency)} for 1,000 queries, {money(spent.per_1000, currency)} with reranking",
+        )
     if mean_ms is not None and spent.mean_ms is not None:
         return mean_ms <= spent.mean_ms, f"{mean_ms:,.1f} ms a query, {spent.mean_ms:,.1f} ms with reranking"
     return None, "not compared: give the times of both, or their prices in one currency"

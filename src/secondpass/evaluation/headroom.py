@@ -21,7 +21,6 @@ from secondpass.evaluation.trec import Qrels, Results, Run
 __all__ = ["Headroom", "QueryHeadroom", "decompose"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class QueryHeadroom:
     """One query: N0, N* and NC, each in [0, 1]."""

@@ -21,7 +21,7 @@ from secondpass.evaluation.significance import bootstrap_intervals, minimum_dete
 from secondpass.evaluation.systems import Latency, Price, latency
 from secondpass.evaluation.trec import Run
 from secondpass.evaluation.verdict import plain
-from secondpass.evaluation.wording import counted, roughly
+from secondpass.evaluation.wording import counted, money, roughly
 
 __all__ = ["Change", "Estimate", "Unjudged", "findings", "kendall_tau", "limits", "rbo", "without_judgments"]
 
@@ -260,7 +260,7 @@ def findings(report: Unjudged) -> tuple[str, ...]:
         time = report.added_latency
         said.append(f"It adds {_ms(time.p50_ms)} at the median and {_ms(time.p99_ms)} at p99 to a query.")
     if report.added_per_1000 is not None:
-        said.append(f"1,000 queries cost {report.added_per_1000:,.4g} {report.currency} more than {first} alone.")
+        said.append(f"1,000 queries cost {money(report.added_per_1000, report.currency)} more than {first} alone.")
     return tuple(said)
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import ceil
+from math import ceil, floor, log10
 
-__all__ = ["clean", "counted", "roughly", "signed", "some"]
+__all__ = ["clean", "counted", "money", "roughly", "signed", "some"]
 
 
 def counted(n: int, one: str, many: str = "") -> str:
     """The number with its noun, such as "1 query" or "1,200 queries"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def money(amount: float | None, currency: str) -> str:
+    """Two digits at least, never as a power of ten, such as "0.0031 USD"."""
+    if amount is None:
+        return "unknown"
+    places = 2 if amount == 0.0 or abs(amount) >= 1.0 else 1 - floor(log10(abs(amount)))
+    return f"{amount:,.{0 if abs(amount) >= 1000.0 else min(places, 9)}f} {currency}".rstrip().replace("-", "−")
 
 
 def roughly(n: int) -> str:

@@ -18,7 +18,7 @@ from secondpass.evaluation.report import plots, story
 from secondpass.evaluation.report.markup import Column, table, text
 from secondpass.evaluation.segments import sentences as segment_sentences
 from secondpass.evaluation.verdict import Sweep, Verdict
-from secondpass.evaluation.wording import signed
+from secondpass.evaluation.wording import money, signed
 
 __all__ = ["html"]
 
@@ -185,7 +185,7 @@ def _sweep(verdict: Verdict, sweep: Sweep) -> str:
             story.between(point.interval),
             "" if point.latency is None else f"{point.latency.p50_ms:,.1f}",
             "" if point.latency is None else f"{point.latency.p99_ms:,.1f}",
-            "" if point.per_1000 is None else story.money(point.per_1000, ""),
+            "" if point.per_1000 is None else money(point.per_1000, ""),
             " and ".join(
                 name for name, holds in (("time", point.on_time_front), ("cost", point.on_cost_front)) if holds
             ),

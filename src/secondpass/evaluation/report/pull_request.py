@@ -14,7 +14,7 @@ from secondpass.evaluation.metrics import parse_metric
 from secondpass.evaluation.report import story
 from secondpass.evaluation.segments import sentences as segment_sentences
 from secondpass.evaluation.verdict import Decision, Verdict
-from secondpass.evaluation.wording import signed
+from secondpass.evaluation.wording import money, signed
 
 __all__ = ["SIGNS", "cell", "folded", "markdown", "table"]
 
@@ -114,10 +114,8 @@ def _rows(verdict: Verdict) -> list[tuple[str, ...]]:
         rows.append(("p99 (first stage; added)", before, "", f"+{story.milliseconds(added.p99_ms)}", "", ""))
     if verdict.cost is not None:
         cost = verdict.cost
-        added_money = story.money(cost.added_per_1000, cost.currency)
-        rows.append(
-            ("1,000 queries cost", story.money(cost.first_per_1000, cost.currency), "", f"+{added_money}", "", "")
-        )
+        added_money = money(cost.added_per_1000, cost.currency)
+        rows.append(("1,000 queries cost", money(cost.first_per_1000, cost.currency), "", f"+{added_money}", "", ""))
     return rows
 
 

@@ -7,12 +7,12 @@ terminals, HTML, colours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, isfinite, log10
+from math import isfinite
 
 from secondpass.evaluation.metrics import SAME, parse_metric
 from secondpass.evaluation.systems import Latency
 from secondpass.evaluation.verdict import Control, Decision, Outcome, Shown, Verdict
-from secondpass.evaluation.wording import clean, counted, roughly, signed
+from secondpass.evaluation.wording import clean, counted, money, roughly, signed
 
 __all__ = [
     "Fact",
@@ -221,14 +221,6 @@ def p_value(p: float | None) -> str:
 def milliseconds(ms: float | None) -> str:
     """Whole milliseconds from 10 on."""
     return "not timed" if ms is None else f"{ms:,.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
-
-
-def money(amount: float | None, currency: str) -> str:
-    """Two digits at least, never as a power of ten, such as "0.0031 USD"."""
-    if amount is None:
-        return "unknown"
-    places = 2 if amount == 0.0 or abs(amount) >= 1.0 else 1 - floor(log10(abs(amount)))
-    return f"{amount:,.{0 if abs(amount) >= 1000.0 else min(places, 9)}f} {currency}".replace("-", "−")
 
 
 def _money_facts(verdict: Verdict) -> list[Fact]:

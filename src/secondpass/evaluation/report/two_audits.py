@@ -17,7 +17,7 @@ from secondpass.evaluation.report import story
 from secondpass.evaluation.report.pull_request import SIGNS, cell, folded, table
 from secondpass.evaluation.report.screen import COLOURS, Page
 from secondpass.evaluation.verdict import Decision
-from secondpass.evaluation.wording import clean, counted, signed
+from secondpass.evaluation.wording import clean, counted, money, signed
 
 __all__ = ["markdown_diff", "terminal_diff"]
 
@@ -103,7 +103,7 @@ def _rows(found: AuditDiff) -> list[tuple[str, ...]]:
         rows.append(_pair("added p99", found.p99_ms, story.milliseconds))
     currency = found.currency
     if currency is not None and found.cost != Pair(None, None):
-        rows.append(_pair("added to 1,000 queries", found.cost, lambda value: story.money(value, currency)))
+        rows.append(_pair("added to 1,000 queries", found.cost, lambda value: money(value, currency)))
     return rows
 
 
