@@ -157,7 +157,7 @@ def test_time_and_money_are_of_reranking() -> None:
     assert found.first_latency.mean_ms == pytest.approx(2)
     said = " ".join(findings(found))
     assert "adds 200 ms at the median" in said
-    assert "2.2 EUR more than baseline alone" in said
+    assert "2.20 EUR more than baseline alone" in said
     assert "stays as it is for every query" in said
     untimed = report(runs, runs)
     assert (untimed.added_latency, untimed.added_per_1000) == (None, None)
