@@ -147,7 +147,9 @@ def test_controls_and_times_of_run_files(run: Run, files: list[object], tmp_path
 
 
 def test_a_sweep_tries_other_values_on_the_same_candidates(run: Run, beir: Path, tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "secondpass.toml").write_text("[price]\nmachine_hour = 1.5\nqueries_per_day = 1000\n")
+    (tmp_path / "secondpass.toml").write_text(
+        "[price]\nmachine_hour = 1.5\nqueries_per_day = 1000\n[[stages]]\ncache = 1_000_000\n"
+    )
     asked = ["audit", "--collection", beir, "--model", tiny, "--depth", 5, "--json"]
     data = json.loads(run(*asked, "--sweep", f"max_length=16,{POSITIONS}", "--sweep", "fuse=false,2.0").out)
     lengths, fuse = data["sweeps"]
@@ -158,6 +160,7 @@ def test_a_sweep_tries_other_values_on_the_same_candidates(run: Run, beir: Path,
         assert point["latency"]["queries"] == 4
         assert point["per_1000"] == pytest.approx(1.5 * point["latency"]["mean_ms"] / 3600)
     assert any(point["on_time_front"] for point in lengths["points"])
+    assert any("cache of scores is off" in note for note in data["notes"])
     assert data["cost"]["added_per_month"] == pytest.approx(data["cost"]["added_per_1000"] * 30)
     for wrong, words in (
         ("max_length", "write a key"),

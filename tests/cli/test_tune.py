@@ -96,7 +96,7 @@ def test_from_a_collection_to_settings_that_do_what_was_said(
     assert data["verified"]["latency"]["queries"] == 22
     assert data["verified"]["latency"]["p99_ms"] > 0
     assert any("go_on was not tried" in note for note in data["notes"])
-    assert any("score cache was off" in note for note in data["notes"])
+    assert any("cache of scores is off" in note for note in data["notes"])
     assert "settings written to secondpass.toml" in done.err
 
     written = read_config(tmp_path / "secondpass.toml")

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from secondpass.cascade import Cascade, Stage
-from secondpass.cli.measured import Measured, measure
+from secondpass.cli.measured import Measured, measure, uncached
 from secondpass.cli.terminal import bar
 from secondpass.cli.views import scored_ids
 from secondpass.config import PARTS_OF, Config, StageTable, build_first_stages, build_stages
@@ -44,6 +44,8 @@ class Asked:
 
 def audit_collection(settings: Config, collection: Collection, asked: Asked) -> Verdict:
     """Run the pipeline that `settings` describe over all queries of the collection, and what is asked beside it."""
+    notes: list[str] = []
+    settings = uncached(settings, notes)
     stages = {key: [(value, _with(settings, key, value)) for value in values] for key, values in asked.sweeps.items()}
     measured, others = run_pipeline(settings, collection, asked.controls)
     pool = settings.retriever.candidates or settings.depth
@@ -59,7 +61,7 @@ def audit_collection(settings: Config, collection: Collection, asked: Asked) -> 
         runs = [(value, *_again(build_stages(one), measured.found, f"{key} = {value}")) for value, one in tried]
         metric = parse_metric(verdict.metric)
         swept.append(sweep(key, runs, measured.baseline, collection.qrels, metric, pool, judging["price"]))
-    return replace(verdict, sweeps=tuple(swept))
+    return replace(verdict, sweeps=tuple(swept), notes=(*verdict.notes, *notes))
 
 
 def run_pipeline(

@@ -16,6 +16,7 @@ import typer
 
 from secondpass.cli.bench_texts import FreshTexts
 from secondpass.cli.bench_views import show
+from secondpass.cli.measured import uncached
 from secondpass.cli.options import ConfigOption, JsonOption, ModelOption, configured
 from secondpass.cli.terminal import Update, bar, print_json, say
 from secondpass.config import Config, StageTable, build_stages
@@ -214,11 +215,7 @@ def _one_stage(
     stage: StageTable = settings.stages[0]
     given = {"profile": profile, "threads": threads, "max_length": max_length}
     stage = replace(stage, **{name: value for name, value in given.items() if value is not None})
-    if stage.cache is not None or "cache" in stage.options:
-        notes.append("the cache of scores is off while measuring: every text is new to it anyway")
-        options = {name: value for name, value in stage.options.items() if name != "cache"}
-        stage = replace(stage, cache=None, options=options)
-    return replace(settings, stages=(stage,))  # type: ignore[no-any-return]
+    return uncached(replace(settings, stages=(stage,)), notes)
 
 
 def _cross_encoder(settings: Config) -> CrossEncoder:

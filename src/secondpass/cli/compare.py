@@ -14,7 +14,7 @@ from secondpass.cascade import Cascade
 from secondpass.cli.audited import names_of
 from secondpass.cli.compare_views import markdown as as_markdown
 from secondpass.cli.compare_views import terminal
-from secondpass.cli.measured import first_queries, measure
+from secondpass.cli.measured import first_queries, measure, uncached
 from secondpass.cli.models import stated_licence
 from secondpass.cli.options import (
     CollectionOption,
@@ -213,16 +213,16 @@ def _run(
         raise typer.BadParameter("the same first stage is given twice", param_hint="--retriever")
     collection = first_queries(open_collection(settings), first)
     notes += collection.notes
-    if any(stage.cache is not None or "cache" in stage.options for one in pipelines.values() for stage in one.stages):
-        notes.append("the cache of scores is off while measuring: what one system left there would help the next")
     with bar("preparing", len(collection.documents)) as update:
         stages = build_first_stages(settings, chosen, collection.documents.values(), on_progress=update)
         update(len(collection.documents), note="first stages")
-    price, systems = settings.price, []
+    price, systems, said = settings.price, [], list[str]()
+    pipelines = {model: uncached(pipeline, said) for model, pipeline in pipelines.items()}
+    notes += dict.fromkeys(said)
     for name, retriever in stages.items():
         alone = None
         for model, pipeline in pipelines.items():
-            cascade = Cascade(retriever, *build_stages(_uncached(pipeline)))
+            cascade = Cascade(retriever, *build_stages(pipeline))
             with bar(f"{name} → {model}", len(collection.queries)) as update:
                 measured = measure(cascade, collection.queries, pool, update)
             if alone is None:
@@ -240,16 +240,6 @@ def _run(
                 )
             )
     return collection.qrels, systems
-
-
-def _uncached(settings: Config) -> Config:
-    """The settings without a cache of scores."""
-    replace: Any = msgspec.structs.replace
-    stages = tuple(
-        replace(stage, cache=None, options={key: value for key, value in stage.options.items() if key != "cache"})
-        for stage in settings.stages
-    )
-    return replace(settings, stages=stages)  # type: ignore[no-any-return]
 
 
 def _licence(settings: Config) -> str:

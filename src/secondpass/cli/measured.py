@@ -9,16 +9,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
+
+import msgspec
 
 from secondpass.cascade import Cascade
 from secondpass.cli.terminal import Update
 from secondpass.cli.views import scored_ids
+from secondpass.config import Config
 from secondpass.errors import InputError
 from secondpass.evaluation.collections import Collection
 from secondpass.evaluation.wording import counted
 from secondpass.types import Document, Ranking, Reranker, Retriever, as_ranking
 
-__all__ = ["Measured", "first_queries", "measure", "measure_each"]
+__all__ = ["Measured", "first_queries", "measure", "measure_each", "uncached"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,18 @@ def first_queries(collection: Collection, first: int | None) -> Collection:
             *collection.notes,
         ),
     )
+
+
+def uncached(settings: Config, notes: list[str]) -> Config:
+    """The settings without caches of scores, which would make times those of answers that were there before."""
+    replaced: Any = msgspec.structs.replace
+    stages = tuple(
+        replaced(stage, cache=None, options={key: value for key, value in stage.options.items() if key != "cache"})
+        for stage in settings.stages
+    )
+    if stages != settings.stages:
+        notes.append("the cache of scores is off while measuring: what was scored before would seem to cost nothing")
+    return replaced(settings, stages=stages)  # type: ignore[no-any-return]
 
 
 def measure(cascade: Cascade, queries: Mapping[str, str], depth: int, update: Update) -> Measured:

