@@ -227,15 +227,13 @@ def _money_facts(verdict: Verdict) -> list[Fact]:
     cost = verdict.cost
     if cost is None:
         return []
-    facts = [
-        Fact("added to 1,000 queries", "added to 1,000 queries", money(cost.added_per_1000, cost.currency)),
-        Fact("1,000 queries of the first stage", "first stage", money(cost.first_per_1000, cost.currency)),
-    ]
+    facts = [Fact("added to 1,000 queries", "added to 1,000 queries", money(cost.added_per_1000, cost.currency))]
     if cost.added_per_1000 is not None:
         gained = "gains nothing" if cost.added_per_gain is None else money(cost.added_per_gain, cost.currency)
-        facts.append(Fact("of which for each .01 gained", "per .01 gained", gained))
+        facts.append(Fact("that is, for each .01 gained", "per .01 gained", gained))
     if cost.added_per_month is not None:
         facts.append(Fact("added in 30 days", "30 days", money(cost.added_per_month, cost.currency)))
+    facts.append(Fact("1,000 queries of the first stage", "first stage", money(cost.first_per_1000, cost.currency)))
     return facts
 
 
