@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import ceil, isfinite, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,10 +232,13 @@ def _queries_needed(differences: _Floats, mean: float, delta: float) -> int | No
     """Further queries until the effect, if it stays as measured, is told apart from δ.
 
     The gap |Δ − δ| can be next to nothing by chance, and would then ask for any number of
-    queries; so nothing finer than δ is asked for while δ itself cannot be detected.
+    queries; so nothing finer than δ is asked for while δ itself cannot be detected. Where no query differs from
+    another, it takes as many as could not all miss a change that averages δ (1 − δ to the power n below .025).
     """
-    gap = abs(mean - delta)
     detectable = minimum_detectable_effect(differences)
+    if detectable == 0.0 and delta < 1.0:
+        return max(ceil(log(0.025) / log1p(-delta)) - len(differences), 0) or None
+    gap = abs(mean - delta)
     resolution = gap if detectable is None or detectable <= delta else max(gap, delta)
     return queries_needed(differences, resolution) if resolution > 0.0 else None
 
