@@ -283,6 +283,49 @@ def claims(result: dict[str, Any]) -> str:
     return f"{summary(result)} {_where(result)}; `bench/claims.py`."
 
 
+def verdicts(result: dict[str, Any]) -> str:
+    """How often a confident word is wrong, and how often harm is found, with 95 % bounds."""
+
+    def share(part: dict[str, Any], end: str) -> str:
+        return f"{part['share']:.1%} of {part['of']:,} ({'at most' if end == 'upper' else 'at least'} {part[end]:.1%})"
+
+    names = {"all": "all audits", "confident words": "of the confident words alone"}
+    rows = ["| simulated audits | confident and wrong (95 % bound) |", "|---|---|"]
+    for row in result["rows"]:
+        name = names.get(row["of"])
+        if row["of"] == "queries":
+            name = f"{row['queries']:,} judged queries"
+        elif row["of"] == "true effect" and row["effect"] != "anywhere":
+            name = f"true effect {row['effect']}"
+        if name:
+            rows.append(f"| {name} | {share(row['wrong'], 'upper')} |")
+    for row in result["harmful_found"]:
+        if row["of"] == "harm" and row["queries"] is None:
+            rows.append(
+                f"| harm beyond the minimum detectable effect called HARMFUL | {share(row['harmful'], 'lower')} |"
+            )
+    rows += [
+        "",
+        f"{result['pairs']:,} simulated pairs of a retriever and a reranker; `bench/verdicts.py`, {_where(result)}.",
+    ]
+    return "\n".join(rows)
+
+
+def audit_speed(result: dict[str, Any]) -> str:
+    """Seconds and memory of an audit from run files, and of reading a long run."""
+    rows = ["| job | size | seconds | of processor | peak MB |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        size = f"{row['lines']:,} lines" if "lines" in row else f"2 × {row['queries']:,} queries × {row['depth']:,}"
+        rows.append(
+            f"| {row['job']} | {size} | {row['seconds']:.1f} | {row['processor_seconds']:.1f} | {row['peak_mb']:,.0f} |"
+        )
+    rows += [
+        "",
+        f"Whole commands, medians, 10,000 permutations and resamples; `bench/audit_speed.py`, {_where(result)}.",
+    ]
+    return "\n".join(rows)
+
+
 def static_dev(lineage: dict[str, Any]) -> str:
     """Dev queries of the static model, before and after fitting."""
     rows = [
@@ -324,6 +367,8 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "profiles": (profiles, RESULTS / "peers.json"),
     "memory": (memory, RESULTS / "memory.json"),
     "agreement": (agreement, RESULTS / "agreement.json"),
+    "verdicts": (verdicts, RESULTS / "verdicts.json"),
+    "audit_speed": (audit_speed, RESULTS / "audit_speed.json"),
     "claims": (claims, RESULTS / "claims.json"),
     **{f"claim_{number}": (partial(detail, number=number), RESULTS / "claims.json") for number in range(1, 11)},
     "dev": (dev, MODELS / "mini" / "lineage.json"),
