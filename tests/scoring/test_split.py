@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -110,9 +111,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.tiny_split(tmp_path_factory.mktemp("split"))
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra torch")
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino", pytest.param("torch", marks=needs_torch)])
 def scorer(request: pytest.FixtureRequest, folder: Path) -> PairScorer:
-    return open_scorer(open_checkpoint(folder), engine=request.param, profile="exact", threads=2)
+    threads = None if request.param == "torch" else 2
+    return open_scorer(open_checkpoint(folder), engine=request.param, profile="exact", threads=threads)
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +153,11 @@ def test_what_is_kept_between_processes_gives_the_same_scores(folder: Path, tmp_
     assert "from the cache" in opened[-1].engine.why
 
 
+@pytest.mark.parametrize("engine", ["auto", pytest.param("torch", marks=needs_torch)])
 @pytest.mark.parametrize("apart", [0, 2])
-def test_any_number_of_layers_can_read_apart(tmp_path: Path, apart: int) -> None:
+def test_any_number_of_layers_can_read_apart(tmp_path: Path, apart: int, engine: str) -> None:
     checkpoint = open_checkpoint(tiny.tiny_split(tmp_path, seed=3, apart=apart))
-    scorer, reference = open_scorer(checkpoint, profile="exact", threads=1), Reference(checkpoint)
+    scorer, reference = open_scorer(checkpoint, engine=engine, profile="exact"), Reference(checkpoint)
     expected = [reference("python list", text) for text in TEXTS]
     assert scorer.score("python list", TEXTS).values == pytest.approx(expected, abs=1e-4)
 

@@ -24,7 +24,7 @@ from secondpass.scoring.prepare import prepare
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.tokens import Tokens
 from secondpass.testing import check_pointwise
-from tiny import tiny_checkpoint, tiny_split
+from tiny import tiny_checkpoint
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra torch")
 SHIPPED = "secondpass-mini"
@@ -42,11 +42,6 @@ def batch_of(checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]] = PROBES) 
     kept = [row for row in rows if row is not None]
     assert len(kept) == len(pairs)
     return stack(range(len(kept)), kept, checkpoint.special[2], checkpoint.max_length)
-
-
-def test_a_split_encoder_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="split encoder"):
-        open_engine(open_checkpoint(tiny_split(tmp_path)), engine="torch", profile="exact", threads=None, cache=None)
 
 
 def on(checkpoint: Checkpoint, device: str = "cpu", profile: str = "exact", **options: Any) -> Engine:
@@ -132,7 +127,7 @@ def test_packed_rows_reach_varlen_attention_as_it_wants_them(
     varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch >= 2.10")
     import torch
 
-    from secondpass.scoring import torch_backend as backend
+    from secondpass.scoring import torch_layers as layers
 
     def plain(query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int) -> Any:
         assert cu_q.dtype == cu_k.dtype == torch.int32
@@ -154,10 +149,11 @@ def test_packed_rows_reach_varlen_attention_as_it_wants_them(
     batch = batch_of(checkpoint)
     rows, width = batch.ids.shape
     expected = portable(checkpoint, batch)
-    model = backend._Model(checkpoint, torch.device("cpu"), torch.float32, backend._varlen_attention)
+    weights = layers.Weights(checkpoint.weights(), torch.device("cpu"), torch.float32)
+    model = layers.Classifier(checkpoint.encoder, weights, layers.packed_attention)
     for tokens, room in ((int(batch.mask.sum()), rows), (1024, 16)):  # as it is, and filled up as for a CUDA graph
-        arrays = torch.from_numpy(backend._arrays(batch, tokens, room))
-        logits = model(backend._packed(arrays, tokens, width))
+        arrays = torch.from_numpy(layers.arrays_of(batch, tokens, room))
+        logits = model(layers.pack(arrays, tokens, width))
         assert len(logits) == room
         np.testing.assert_allclose(logits[:rows].numpy(), expected, atol=1e-4)
 

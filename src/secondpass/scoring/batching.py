@@ -45,6 +45,18 @@ class Batch:
         """Tokens the engine computes on, the query's counted for each row."""
         return len(self.ids) * self.width
 
+    @property
+    def tokens(self) -> int:
+        """Tokens without padding, the query's that stands apart counted for each row."""
+        asked = 0 if self.query_mask is None else int(self.query_mask.sum())
+        return int(self.mask.sum()) + asked * len(self.ids)
+
+    def shared(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The query that all rows share, and its mask; ValueError where the batch has none."""
+        if self.query is None or self.query_mask is None:
+            raise ValueError("a split encoder needs batches stacked with split=True")
+        return self.query, self.query_mask
+
 
 def padded_width(length: int) -> int:
     """The width that a row of this many tokens is padded to, at least."""

@@ -33,7 +33,7 @@ from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.scales import SCALES, read_scales
 from secondpass.weights import file_digest
 
-__all__ = ["ENGINES", "PROFILES", "Begun", "Engine", "cores", "open_engine"]
+__all__ = ["ENGINES", "PROFILES", "Begun", "Engine", "Logits", "cores", "open_engine"]
 
 PROFILES = ("default", "exact", "fast")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
@@ -209,7 +209,7 @@ def _whole(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
 
 def _read(runs: Mapping[str, Run], batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The lower layers: the query read once, and the documents."""
-    query, query_mask = _query(batch)
+    query, query_mask = batch.shared()
     asked = runs["apart"]({"ids": query, "mask": query_mask})
     return asked, runs["apart"]({"ids": batch.ids, "mask": batch.mask})
 
@@ -218,7 +218,7 @@ def _begin(runs: Mapping[str, Run], batch: Batch) -> Begun:
     """The lower layers and their head."""
     asked, documents = _read(runs, batch)
     sides: dict[str, NDArray[Any]] = {"query": asked, "hidden": documents}
-    sides |= {"query_mask": _query(batch)[1], "mask": batch.mask}
+    sides |= {"query_mask": batch.shared()[1], "mask": batch.mask}
     return Begun(runs["first head"](sides), asked, documents)
 
 
@@ -226,18 +226,12 @@ def _finish(
     runs: Mapping[str, Run], batch: Batch, asked: NDArray[np.float32], documents: NDArray[np.float32]
 ) -> Logits:
     """The upper layers, in which both sides see each other, from what the lower ones gave of them."""
-    _, query_mask = _query(batch)
+    _, query_mask = batch.shared()
     inputs = split.both_sides(asked, query_mask, documents, batch.mask)
     hidden, count = runs["joint"](inputs), query_mask.shape[1]
     sides: dict[str, NDArray[Any]] = {"query": np.ascontiguousarray(hidden[:, :count])}
     sides |= {"hidden": np.ascontiguousarray(hidden[:, count:]), "query_mask": query_mask, "mask": batch.mask}
     return runs["head"](sides)
-
-
-def _query(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if batch.query is None or batch.query_mask is None:
-        raise ValueError("a split encoder needs batches stacked with split=True")
-    return batch.query, batch.query_mask
 
 
 def _openvino_abilities() -> tuple[bool, str]:

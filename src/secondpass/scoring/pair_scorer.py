@@ -164,7 +164,7 @@ class PairScorer:
             if again := done.batch.rows[0] in finished:
                 upper.update(done.batch.rows)
             else:
-                padded += int(done.batch.mask.sum()) if self.engine.packed else done.batch.padded_tokens
+                padded += done.batch.tokens if self.engine.packed else done.batch.padded_tokens
             for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
                 row = schedule.rows[i]
                 if not again:

@@ -1,4 +1,4 @@
-"""A split encoder in torch: its arithmetic, and the loop that teaches it.
+"""A split encoder in torch: its layers over padded batches, and the loop that teaches it.
 
 Knows: torch (the extra `train`), what `scoring.split` computes, written out once more, and how a run resumes.
 Refuses to know: rankings, collections, every test split.
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 else:
     torch = require("torch", extra="train", purpose="training")
 
+from secondpass.scoring.torch_split import pair_head  # after what says which extra training needs
+
 __all__ = ["SplitEncoder", "fit_split", "initial_tensors", "open_split"]
 
 F = torch.nn.functional
@@ -62,6 +64,7 @@ class SplitEncoder:
         self.layers, self.hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
         self.heads, self.epsilon = int(config["num_attention_heads"]), float(config.get("layer_norm_eps", 1e-12))
         self.apart, self.exits = int(config["apart"]), tuple(config["exits"])
+        self._scale = _scale(self.hidden).to(tensors["embeddings.word_embeddings.weight"].device)
         self._joined: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def begin(self) -> None:
@@ -133,20 +136,9 @@ class SplitEncoder:
     def _head(
         self, query: torch.Tensor, query_mask: torch.Tensor, document: torch.Tensor, mask: torch.Tensor, layer: int
     ) -> torch.Tensor:
-        at, t = f"heads.{layer}", self.tensors
         with torch.autocast(query.device.type, enabled=False):
-            q, d = query.float(), document.float()
-            u, v = (F.normalize(_mean(x, m), dim=-1) for x, m in ((q, query_mask), (d, mask)))
-            project = t.get(f"{at}.project.weight")
-            a, b = (F.normalize(x if project is None else F.linear(x, project), dim=-1) for x in (q, d))
-            best = (a @ b.transpose(1, 2) + (1 - mask[:, None].float()) * _MASKED).amax(-1)
-            share = F.softplus(self._linear(q, f"{at}.token").squeeze(-1)) * query_mask
-            found = (best * share).sum(-1) / share.sum(-1)
-            features = torch.cat((u * v * self.hidden**0.5, (u - v).abs()), -1) * _NEAR
-            inner = F.gelu(self._linear(features, f"{at}.inner"))
-            factors = t[f"{at}.factors"]
-            rest = self._linear(inner, f"{at}.outer").squeeze(-1)
-            return factors[0] * (u * v).sum(-1) + factors[1] * found + rest
+            sides = (query.float(), query_mask, document.float(), mask)
+            return pair_head(self.tensors, layer, *sides, scale=self._scale)
 
 
 def _bias(mask: torch.Tensor) -> torch.Tensor:
@@ -159,9 +151,9 @@ def _mixed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: to
     return shares.to(value.dtype) @ value
 
 
-def _mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    weights = mask.unsqueeze(-1).float()
-    return (x * weights).sum(1) / weights.sum(1)
+def _scale(hidden: int) -> torch.Tensor:
+    """The factors of a head's features, [2 · hidden]."""
+    return torch.cat((torch.full((hidden,), hidden**0.5), torch.ones(hidden))) * _NEAR
 
 
 def initial_tensors(base: Tensors, config: Mapping[str, Any], split: Split, seed: int) -> Tensors:
@@ -195,7 +187,7 @@ def initial_tensors(base: Tensors, config: Mapping[str, Any], split: Split, seed
 
 def _spread(tensors: Tensors, hidden: int, power: int) -> Tensors:
     """The heads with the factors of their features inside the first matrix (power 1), or taken out again (−1)."""
-    factors = torch.cat((torch.full((hidden,), hidden**0.5), torch.ones(hidden))) * _NEAR
+    factors = _scale(hidden)
     return {
         name: tensor * factors**power if name.startswith("heads.") and name.endswith("inner.weight") else tensor
         for name, tensor in tensors.items()
