@@ -29,7 +29,9 @@ def test_a_model_is_described_as_it_is(run: Run, tiny: Path) -> None:
 
 
 def test_what_ships_is_listed(run: Run) -> None:
-    assert [row["name"] for row in json.loads(run("models", "--json").out)] == list(SHIPPED)
+    rows = json.loads(run("models", "--json").out)
+    assert [row["name"] for row in rows] == list(SHIPPED)
+    assert all(row["languages"] == ["en"] for row in rows)
 
 
 def test_without_the_extra_the_install_line_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ pytestmark = [
 def recipe_for(base: Path, **settings: object) -> Recipe:
     few: dict[str, Any] = {"learning_rate": 3e-3, "groups_per_batch": 4, "max_length": 32, "bf16": False}
     training = Training(**{**few, "save_every": 10, **settings})
-    return Recipe("tiny", Base(folder=str(base)), (DataSet("words", "CC0", 1),), training=training, max_length=64)
+    sets = (DataSet("words", "CC0", 1),)
+    return Recipe("tiny", Base(folder=str(base)), sets, training=training, max_length=64, languages=("en",))
 
 
 def prepared_words(count: int, seed: int = 0) -> Prepared:
@@ -74,6 +75,7 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     assert lineage["dev"][0]["model"] > 0.9
     assert json.loads((out / "lineage.json").read_text())["digest"] == open_checkpoint(out).digest
     assert lineage["licence"] == open_checkpoint(out).licence == "not stated"  # nobody said what it may be used for
+    assert open_checkpoint(out).languages == lineage["languages"] == ("en",)
     assert "license:" not in (out / "README.md").read_text(encoding="utf-8")
     opens_as_fast(out, lineage, tmp_path / "cache")
     says_how_likely(out, lineage, tmp_path / "cache")

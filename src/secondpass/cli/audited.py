@@ -6,6 +6,7 @@ Knows: pipelines and the time they take. Refuses to know: arguments, how a verdi
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 from secondpass.cascade import Cascade, Stage
 from secondpass.cli.measured import Measured, measure, uncached
 from secondpass.cli.terminal import bar
-from secondpass.cli.views import scored_ids
+from secondpass.cli.views import language_note, looks_foreign, scored_ids
 from secondpass.config import PARTS_OF, Config, StageTable, build_first_stages, build_stages
 from secondpass.errors import ConfigError
 from secondpass.evaluation.audit import audit
@@ -30,6 +31,8 @@ from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
 from secondpass.types import Ranking, Retriever
 
 __all__ = ["Asked", "audit_collection", "default_controls", "names_of", "read_sweep", "run_pipeline", "verdict_on"]
+
+_FOREIGN = 0.05  # of the queries: from here on the note on languages is worth reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ def audit_collection(settings: Config, collection: Collection, asked: Asked) -> 
         runs = [(value, *_again(build_stages(one), measured.found, f"{key} = {value}")) for value, one in tried]
         metric = parse_metric(verdict.metric)
         swept.append(sweep(key, runs, measured.baseline, collection.qrels, metric, pool, judging["price"]))
+    warned = Counter(filter(None, map(looks_foreign, measured.after.values())))
+    if warned.total() > _FOREIGN * len(measured.after):
+        notes.append(language_note(warned, len(measured.after)))
     return replace(verdict, sweeps=tuple(swept), notes=(*verdict.notes, *notes))
 
 

@@ -51,6 +51,7 @@ def command(
         else:
             table.add_row("size", f"{row['bytes'] / 1e6:,.1f} MB on disk, {row['dimensions']} dimensions")
             table.add_row("max length", "none: whole texts are read")
+        table.add_row("languages", ", ".join(row["languages"]) or "not stated in the folder")
         table.add_row("licence", row["licence"])
         table.add_row("digest", row["digest"])
         if row["kind"] == "reranker":
@@ -64,9 +65,7 @@ def stated_licence(folder: Path) -> str:
 
     "" where it states none.
     """
-    for name in ("golden.json", "lineage.json"):
-        file = folder / name
-        stated = msgspec.json.decode(file.read_bytes()).get("licence") if file.is_file() else None
+    for stated in _stated(folder, "licence"):
         if stated and stated != "not stated":
             return str(stated)
     readme = folder / "README.md"
@@ -75,6 +74,12 @@ def stated_licence(folder: Path) -> str:
         stated = re.search(r"^license: *[\"']?([^\s\"']+)", front[1], re.M) if front else None
         return stated[1] if stated else ""
     return ""
+
+
+def _stated(folder: Path, key: str) -> list[Any]:
+    """What a model's golden pairs and its lineage, those that it has, state under a key; None where one does not."""
+    files = [folder / name for name in ("golden.json", "lineage.json")]
+    return [msgspec.json.decode(file.read_bytes()).get(key) for file in files if file.is_file()]
 
 
 def _embedding(name: str) -> dict[str, Any]:
@@ -87,6 +92,7 @@ def _embedding(name: str) -> dict[str, Any]:
         "kind": "static embeddings",
         "bytes": _size(folder),
         "dimensions": encoder.dimensions,
+        "languages": next(filter(None, _stated(folder, "languages")), []),
         "licence": stated_licence(folder) or "not stated in the folder",
         "digest": encoder.digest,
     }
@@ -111,6 +117,7 @@ def _reranker(name: str) -> dict[str, Any]:
         "layers": checkpoint.encoder.layers,
         "hidden": checkpoint.encoder.hidden,
         "max_length": scorer.max_length,
+        "languages": checkpoint.languages,
         "licence": stated_licence(checkpoint.folder) or "not stated in the folder",
         "digest": checkpoint.digest,
         "engine": engine.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from secondpass.cli.options import ConfigOption, DeadlineOption, DepthOption, Mo
 from secondpass.cli.requests import read_rankings, read_requests
 from secondpass.cli.resume import JSONL, TREC, skip_finished
 from secondpass.cli.terminal import Update, bar, say, stdout_bytes
-from secondpass.cli.views import ranking_line, run_lines
+from secondpass.cli.views import language_note, looks_foreign, ranking_line, run_lines
 from secondpass.config import build_stages
 from secondpass.errors import InputError
 from secondpass.evaluation.collections import read_corpus, read_queries
@@ -75,6 +76,8 @@ def command(
         raise InputError(f"{out} exists; add --resume to go on after what it holds, or remove it")
     cascade = Cascade(None, *build_stages(settings))
     source = file if run is None else run
+    warned: Counter[str] = Counter()
+    answered = 0
     with ExitStack() as stack:
         name, lines, size = _input(stack, source)
         update = stack.enter_context(bar("reranking", size))
@@ -93,6 +96,10 @@ def command(
         for answer in rerank_stream(cascade, requests, deadline_ms, top_k):
             _write(target, encode(answer))
             progress.on_request()
+            answered += 1
+            warned.update(filter(None, [looks_foreign(answer)]))
+    if warned:
+        say(language_note(warned, answered))
 
 
 def rerank_stream(

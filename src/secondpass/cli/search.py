@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,15 @@ from secondpass.cli.options import (
     configured,
 )
 from secondpass.cli.terminal import bar, print_json, results, say, stdout_bytes
-from secondpass.cli.views import hits_table, ranking_data, ranking_line, run_lines, trace_line
+from secondpass.cli.views import (
+    hits_table,
+    language_note,
+    looks_foreign,
+    ranking_data,
+    ranking_line,
+    run_lines,
+    trace_line,
+)
 from secondpass.config import build_cascade
 from secondpass.evaluation.collections import read_queries
 from secondpass.types import Ranking
@@ -94,11 +103,16 @@ def _search_many(
     file: Path | None,
     encode: Callable[[Ranking], bytes],
 ) -> None:
+    warned: Counter[str] = Counter()
     with ExitStack() as stack:
         update = stack.enter_context(bar("searching", len(queries)))
         out: IO[bytes] = stack.enter_context(file.open("wb")) if file else stdout_bytes()
         for done, (query_id, text) in enumerate(queries.items(), 1):
-            out.write(encode(cascade.search(text, top_k, deadline_ms, query_id)))
+            found = cascade.search(text, top_k, deadline_ms, query_id)
+            warned.update(filter(None, [looks_foreign(found)]))
+            out.write(encode(found))
             update(done)
+    if warned:
+        say(language_note(warned, len(queries)))
     if file:
         say(f"{cascade!r}: {len(queries):,} queries written to {file}")

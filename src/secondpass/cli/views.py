@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from secondpass.evaluation.trec import write_run
-from secondpass.evaluation.wording import clean
+from secondpass.evaluation.wording import clean, counted
 from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
-__all__ = ["hits_table", "ranking_data", "ranking_line", "run_lines", "scored_ids", "trace_line"]
+__all__ = [
+    "hits_table",
+    "language_note",
+    "looks_foreign",
+    "ranking_data",
+    "ranking_line",
+    "run_lines",
+    "scored_ids",
+    "trace_line",
+]
 
 
 def ranking_data(ranking: Ranking, *, trace: bool, texts: bool = False) -> dict[str, Any]:
@@ -67,6 +77,20 @@ def trace_line(ranking: Ranking) -> str:
     return "  ›  ".join(map(_step, ranking.trace))
 
 
+def looks_foreign(ranking: Ranking) -> str:
+    """The languages of the model that a step warned it was not asked in, such as "English"; "" without a warning."""
+    return next((step.detail["language"]["model"] for step in ranking.trace if "language" in step.detail), "")
+
+
+def language_note(warned: Counter[str], total: int) -> str:
+    """One sentence on the requests, of so many, that were warned about; `warned` counts them by `looks_foreign`."""
+    model = warned.most_common(1)[0][0]
+    return (
+        f"{warned.total():,} of {counted(total, 'query', 'queries')} look not {model}, or most of their documents; "
+        f"the model was trained on {model} only, so its scores for them may mean little"
+    )
+
+
 def hits_table(ranking: Ranking, *, reranked: bool) -> Table:
     """Two lines a hit: id and title, then how the text begins. `was` is the first stage's rank."""
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
@@ -93,6 +117,8 @@ def _step(step: StageTrace) -> str:
         parts.append(f"unscored ({step.skipped_because or sum(step.skipped.values())})")
     if "engine" in step.detail:
         parts.append(f"{step.detail['engine']} {step.detail.get('precision', '')}".rstrip())
+    if "language" in step.detail:
+        parts.append(f"not {step.detail['language']['model']}?")
     return ", ".join(parts)
 
 

@@ -24,6 +24,7 @@ from secondpass.rerankers.both_stages import BothStages
 from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
 from secondpass.scoring.cache import Cached, Store, open_store
 from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.language import language_detail, noted
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
 from secondpass.scoring.probability import read_calibration
 from secondpass.scoring.tokens import KEEP_BYTES
@@ -107,6 +108,7 @@ class CrossEncoder:
         store = None if cache is None else open_store(cache)  # before the model: a mistake is told at once
         folder = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
         checkpoint = open_checkpoint(model)
+        self._languages = checkpoint.languages
         self._both_stages = BothStages(read_calibration(checkpoint), fuse)
         self.scorer = open_scorer(
             checkpoint,
@@ -148,7 +150,8 @@ class CrossEncoder:
 
     def score(self, query: str, texts: Sequence[str], *, deadline: Deadline = NEVER) -> Scores:
         """Logits for plain texts: the Scorer protocol."""
-        return self._asked.score(query, texts, deadline=deadline)
+        told = language_detail(self._languages, query, texts)
+        return noted(self._asked.score(query, texts, deadline=deadline), told)
 
     def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
         """The ranking in the order of this model's logits, fused with the first stage's scores as `fuse` says.
@@ -157,6 +160,7 @@ class CrossEncoder:
         folder has a calibration.
         """
         texts = [self._render(hit.document) for hit in ranking.hits]
+        told = language_detail(self._languages, ranking.query, texts)  # first, so that the deadline pays for it
         if self.go_on != 1:
             scores = self.scorer.score(ranking.query, texts, deadline=deadline, go_on=self.go_on)
         elif self._adaptive.off:
@@ -170,7 +174,7 @@ class CrossEncoder:
             )
         scores, probabilities = self._both_stages(ranking, scores)
         hits = reorder(ranking, scores, probabilities)
-        return Ranking(ranking.query, hits, (*ranking.trace, scores.trace), ranking.query_id)
+        return Ranking(ranking.query, hits, (*ranking.trace, noted(scores, told).trace), ranking.query_id)
 
     def rerank_many(self, rankings: Iterable[Ranking], *, deadline_ms: float | None = None) -> Iterator[Ranking]:
         """Each ranking reranked, one after the other, in constant memory; the deadline is for each."""

@@ -73,6 +73,7 @@ class Checkpoint:
     golden: tuple[Golden, ...]
     tolerance: dict[str, float]
     licence: str
+    languages: tuple[str, ...] = ()  # two-letter codes of what it was made for; () where the folder does not say
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """All tensors in fp32, names without the `bert.` prefix."""
@@ -182,6 +183,13 @@ def _special(folder: Path, tokenizer: Tokenizer) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
+def _languages(folder: Path, golden: dict[str, Any]) -> tuple[str, ...]:
+    stated = golden.get("languages", [])
+    if not isinstance(stated, list) or not all(isinstance(one, str) for one in stated):
+        raise ModelError(f'{folder}: golden.json says languages = {stated!r}; give a list of codes such as ["en"]')
+    return tuple(stated)
+
+
 def open_checkpoint(model: str | Path) -> Checkpoint:
     """Open a shipped name, a folder or a hub name. Raises ModelError with the reason where it must not score."""
     folder = locate(model)
@@ -228,4 +236,5 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
         golden=tuple(Golden(one["query"], one["document"], float(one["logit"])) for one in golden.get("pairs", ())),
         tolerance={str(key): float(value) for key, value in golden.get("tolerance", {}).items()},
         licence=str(golden.get("licence", "not stated in the folder")),
+        languages=_languages(folder, golden),
     )

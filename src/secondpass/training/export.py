@@ -54,7 +54,8 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     _weights(trained, out)
     _configuration(recipe, trained, out)
     golden = _golden_split(out) if is_split(out) else _golden(recipe, out)
-    written: dict[str, Any] = {"licence": recipe.licence, "tolerance": {"fp32": _FP32}, "pairs": golden}
+    written: dict[str, Any] = {"licence": recipe.licence, "languages": recipe.languages}
+    written |= {"tolerance": {"fp32": _FP32}, "pairs": golden}
     _write_json(out / "golden.json", written)
 
     fp32 = _scorer(out, "exact")
@@ -81,6 +82,7 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     lineage = {
         "name": recipe.name,
         "licence": recipe.licence,
+        "languages": recipe.languages,
         **prepared.lineage,
         "groups": len(prepared.groups),
         "training": msgspec.to_builtins(recipe.training),

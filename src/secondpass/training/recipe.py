@@ -127,7 +127,8 @@ class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use, `licence` the
-    one its maker gives the result. With `split` a split encoder is made, with `static` a static embedding model, else a
+    one its maker gives the result, `languages` those that it is for (two-letter codes), so that requests in others are
+    warned about. With `split` a split encoder is made, with `static` a static embedding model, else a
     classifier; a recipe whose base is a split encoder goes on with it and needs neither."""
 
     name: str
@@ -139,6 +140,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     static: Static | None = None
     max_length: Positive = 512
     licence: str = "not stated"
+    languages: tuple[Annotated[str, msgspec.Meta(pattern="^[a-z]{2,3}$")], ...] = ()
 
 
 def read_recipe(path: str | Path) -> Recipe:

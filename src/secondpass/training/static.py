@@ -81,6 +81,7 @@ def train_static(
     lineage = {
         "name": recipe.name,
         "licence": recipe.licence,
+        "languages": recipe.languages,
         "base": msgspec.to_builtins(recipe.base),
         "sets": [
             {"name": spec.name, "licence": spec.licence, "sha256": one.digest, "pairs": len(one.train)}
