@@ -444,7 +444,7 @@ def test_nothing_seen_to_change_is_no_proof_that_nothing_does() -> None:
     assert verdict.interval[1] > 0.05
     assert verdict.queries_needed == 328
     more = {f"q{i}": {"r": 1} for i in range(40 + 328)}
-    settled = audit({q: before["q0"] for q in more}, {q: after["q0"] for q in more}, more)
+    settled = audit(dict.fromkeys(more, before["q0"]), dict.fromkeys(more, after["q0"]), more)
     assert settled.decision is N
     few = dict(list(qrels.items())[:10])
     assert audit(before, before, few).decision is I
