@@ -31,7 +31,7 @@ from rich.progress import track
 from scipy import stats
 
 from common import arguments, target, write
-from secondpass.evaluation.audit import audit
+from secondpass.evaluation.audit import FEW_QUERIES, audit
 from secondpass.evaluation.significance import bootstrap_intervals, holm, randomisation_p
 from secondpass.evaluation.systems import Price, System
 from secondpass.evaluation.trec import Run
@@ -126,6 +126,12 @@ class Case:
         controls = [np.where(swapped, other, first) for swapped in self.swapped]
         pairs = [(reranked, first)] + [pair for value in controls for pair in ((value, first), (value, reranked))]
         return np.array([_without_rounding(a - b) for a, b in pairs])
+
+    @property
+    def untouched(self) -> bool:
+        """Whether every ranking is as it was, of enough queries for `audit` to take the change for 0."""
+        first, reranked = self.population.ranks[:2, self.drawn]
+        return len(self.drawn) >= FEW_QUERIES and bool((first == reranked).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +253,8 @@ def judge(cases: Sequence[Case], *, resamples: int, textbook: bool = False) -> I
         intervals = iter(bootstrap_intervals(np.concatenate(rows), resamples=resamples, textbook=textbook))
         for case, differences in zip(batch, rows, strict=True):
             low, high = next(intervals)
+            if case.untouched and not textbook:
+                low, high = 0.0, 0.0
             gain_lows, lead_ps = [], []
             for lead in differences[2::2]:
                 gain_lows.append(next(intervals)[0])
