@@ -201,6 +201,8 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=self.slave,
             start_new_session=True,
+            # what a shell starts in the background, tests among it, has Ctrl-C ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "TERM": "xterm"},
         )
 
