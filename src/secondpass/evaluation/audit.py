@@ -17,7 +17,7 @@ from secondpass.errors import InputError
 from secondpass.evaluation.control import Drawn, Spent, differences_of, measured_controls
 from secondpass.evaluation.curve import DEPTHS, depth_curve
 from secondpass.evaluation.diagnosis import diagnose, label
-from secondpass.evaluation.headroom import Headroom, decompose, top
+from secondpass.evaluation.headroom import Headroom, decompose_orders, orders
 from secondpass.evaluation.metrics import SAME, Metric, judged, parse_metric
 from secondpass.evaluation.segments import segments
 from secondpass.evaluation.significance import (
@@ -104,13 +104,12 @@ def audit(
             f"runs and judgments share no query id (runs: {some(baseline, 1)}, judgments: {some(qrels, 1)}); "
             "give the judgments of the same queries"
         )
-    headroom = decompose(baseline, reranked, qrels, metric=compute, depth=depth)
+    before, after = orders(baseline, qrels, depth), orders(reranked, qrels, depth)
+    headroom = decompose_orders(before, after, qrels, compute)
     first = np.array([query.first for query in headroom.queries])
     after_values = np.array([query.reranked for query in headroom.queries])
     drawn = Drawn(permutations, seed)
     differences = differences_of(after_values, first)
-    before = {query_id: top(baseline, query_id, depth) for query_id in qrels}
-    after = {query_id: top(reranked, query_id, depth) for query_id in qrels}
     # a metric that did not move may move elsewhere; orders that are the same throughout were not reranked at all
     untouched = len(qrels) >= FEW_QUERIES and before == after
     low, high = (0.0, 0.0) if untouched else drawn.interval(differences)

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from secondpass.evaluation.headroom import top
+from secondpass.evaluation.headroom import orders
 from secondpass.evaluation.metrics import SAME, Metric
 from secondpass.evaluation.significance import bootstrap_interval, holm, randomisation_p
 from secondpass.evaluation.systems import Price, System, latency
@@ -77,8 +77,8 @@ def measured_controls(
     """
     tried = []
     for system in systems:
-        orders = {query_id: top(system.run, query_id, depth) for query_id in qrels}
-        values = np.array([metric(orders[query_id], grades) for query_id, grades in qrels.items()])
+        found = orders(system.run, qrels, depth)
+        values = np.array([metric(found[query_id], grades) for query_id, grades in qrels.items()])
         gain, lead = differences_of(values, first), differences_of(values, reranked)
         timed = latency(system.seconds, f"{system.name}: seconds")
         mean_ms = timed.mean_ms if timed else None
@@ -95,7 +95,7 @@ def measured_controls(
                 lead=float(lead.mean()),
                 lead_interval=drawn.interval(lead),
                 p_value=drawn.p(lead) if affordable else None,
-                recall=fmean(Metric("recall", depth)(orders[query_id], grades) for query_id, grades in qrels.items()),
+                recall=fmean(Metric("recall", depth)(found[query_id], grades) for query_id, grades in qrels.items()),
                 mean_ms=mean_ms,
                 per_1000=per_1000,
                 affordable=affordable,

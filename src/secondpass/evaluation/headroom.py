@@ -18,7 +18,10 @@ from secondpass.errors import InputError
 from secondpass.evaluation.metrics import SAME, Metric, parse_metric
 from secondpass.evaluation.trec import Qrels, Results, Run
 
-__all__ = ["Headroom", "QueryHeadroom", "decompose"]
+__all__ = ["Headroom", "Orders", "QueryHeadroom", "decompose", "decompose_orders", "orders", "top"]
+
+Orders = Mapping[str, Sequence[str]]
+"""Query id -> document ids, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +84,29 @@ def decompose(baseline: Run, reranked: Run, qrels: Qrels, *, metric: str | Metri
     Raises InputError where there are no queries, a document occurs twice for one query, or a
     query's NC exceeds its N* (the reranked run then holds documents that the pool lacks).
     """
-    compute = parse_metric(metric)
-    if depth < 1:
-        raise InputError(f"depth is {depth}; give the number of documents that were reranked, at least 1")
     if not qrels:
         raise InputError("there are no judged queries to compare on")
+    return decompose_orders(orders(baseline, qrels, depth), orders(reranked, qrels, depth), qrels, parse_metric(metric))
+
+
+def decompose_orders(before: Orders, after: Orders, qrels: Qrels, metric: Metric) -> Headroom:
+    """`decompose` for what `orders` gave of both runs."""
     return Headroom(
         tuple(
-            _one_query(query_id, top(baseline, query_id, depth), top(reranked, query_id, depth), grades, compute)
+            _one_query(query_id, before[query_id], after[query_id], grades, metric)
             for query_id, grades in qrels.items()
         )
     )
+
+
+def orders(run: Run, qrels: Qrels, depth: int) -> dict[str, list[str]]:
+    """The first `depth` document ids of every judged query, none for one without results.
+
+    Raises InputError for a document that occurs twice in one ranking, and for a depth below 1.
+    """
+    if depth < 1:
+        raise InputError(f"depth is {depth}; give the number of documents that were reranked, at least 1")
+    return {query_id: top(run, query_id, depth) for query_id in qrels}
 
 
 def top(run: Run, query_id: str, depth: int) -> list[str]:
