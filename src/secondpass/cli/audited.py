@@ -20,7 +20,7 @@ from secondpass.cli.terminal import bar
 from secondpass.cli.views import language_note, looks_foreign, scored_ids
 from secondpass.config import PARTS_OF, Config, StageTable, build_first_stages, build_stages
 from secondpass.errors import ConfigError
-from secondpass.evaluation.audit import audit
+from secondpass.evaluation.audit import audit, fitted
 from secondpass.evaluation.collections import Collection
 from secondpass.evaluation.curve import sweep
 from secondpass.evaluation.metrics import parse_metric
@@ -57,8 +57,7 @@ def audit_collection(settings: Config, collection: Collection, asked: Asked) -> 
     options = {**judging, "controls": controls, "truncated": _truncated(settings, measured)}
     verdict = verdict_on(measured, collection, pool, names_of(settings), options)
     if verdict.decision is Decision.TOO_SLOW:
-        shorter = _smaller_depths(settings, measured, verdict)
-        verdict = verdict_on(measured, collection, pool, names_of(settings), {**options, "p99_at": shorter})
+        verdict = fitted(verdict, _smaller_depths(settings, measured, verdict))
     swept = []
     for key, tried in stages.items():
         runs = [(value, *_again(build_stages(one), measured.found, f"{key} = {value}")) for value, one in tried]

@@ -44,7 +44,7 @@ from secondpass.evaluation.verdict import (
 from secondpass.evaluation.wording import counted, roughly, signed, some
 from secondpass.types import Document
 
-__all__ = ["audit"]
+__all__ = ["FEW_QUERIES", "audit", "fitted"]
 
 FEW_QUERIES = 25  # below, hardly any verdict but INCONCLUSIVE is reached (bench/verdicts.py)
 _DAYS = 30
@@ -152,7 +152,7 @@ def audit(
         first_latency=before_latency,
         added_latency=added,
         budget_ms=budget_ms,
-        fits=_fits(added, budget_ms, depth, p99_at or {}, curve) if decision is Decision.TOO_SLOW else None,
+        fits=None,
         cost=cost,
         sensitivity=Sensitivity(t_test_p(differences), wilcoxon_p(differences), equivalence_p(differences, delta)),
         controls=tried,
@@ -184,7 +184,18 @@ def audit(
             *_control_notes(decision, tried, compute),
         ),
     )
-    return replace(verdict, reason=_reason(verdict))
+    return fitted(replace(verdict, reason=_reason(verdict)), p99_at or {})
+
+
+def fitted(verdict: Verdict, p99_at: Mapping[int, float]) -> Verdict:
+    """A TOO SLOW verdict with the largest depth that keeps the budget; any other as it is.
+
+    `p99_at` are p99s in ms that were measured at other depths; without one the depth is estimated.
+    """
+    if verdict.decision is not Decision.TOO_SLOW:
+        return verdict
+    found = replace(verdict, fits=_fits(verdict, p99_at))
+    return replace(found, reason=_reason(found))
 
 
 def _cost(
@@ -206,17 +217,12 @@ def _cost(
     )
 
 
-def _fits(
-    added: Latency | None,
-    budget_ms: float | None,
-    depth: int,
-    p99_at: Mapping[int, float],
-    curve: Sequence[DepthPoint],
-) -> Fit | None:
+def _fits(verdict: Verdict, p99_at: Mapping[int, float]) -> Fit | None:
     """The largest depth within the budget: of those that were measured, or where none was, estimated."""
+    added, budget_ms, depth = verdict.added_latency, verdict.budget_ms, verdict.depth
     if added is None or budget_ms is None:
         return None
-    gains = {point.depth: point.difference for point in curve}
+    gains = {point.depth: point.difference for point in verdict.curve}
     kept = [tried for tried, ms in p99_at.items() if ms <= budget_ms and tried < depth]
     if kept:
         return Fit(max(kept), p99_at[max(kept)], True, gains.get(max(kept)))

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from secondpass.evaluation.headroom import orders
+from secondpass.evaluation.headroom import Orders, orders
 from secondpass.evaluation.metrics import SAME, Metric
 from secondpass.evaluation.significance import bootstrap_interval, holm, randomisation_p
 from secondpass.evaluation.systems import Price, System, latency
@@ -20,7 +20,7 @@ from secondpass.evaluation.trec import Qrels
 from secondpass.evaluation.verdict import Control
 from secondpass.evaluation.wording import money
 
-__all__ = ["Drawn", "Spent", "differences_of", "measured_controls"]
+__all__ = ["Drawn", "Spent", "differences_of", "measured_controls", "values_of"]
 
 _LEVEL = 0.05
 
@@ -52,6 +52,11 @@ class Spent:
     currency: str
 
 
+def values_of(found: Orders, qrels: Qrels, metric: Metric) -> Floats:
+    """The metric of every judged query, in their order."""
+    return np.array([metric(found[query_id], grades) for query_id, grades in qrels.items()])
+
+
 def differences_of(after: Floats, before: Floats) -> Floats:
     """Query by query; what is only rounding is 0."""
     differences = after - before
@@ -78,7 +83,7 @@ def measured_controls(
     tried = []
     for system in systems:
         found = orders(system.run, qrels, depth)
-        values = np.array([metric(found[query_id], grades) for query_id, grades in qrels.items()])
+        values = values_of(found, qrels, metric)
         gain, lead = differences_of(values, first), differences_of(values, reranked)
         timed = latency(system.seconds, f"{system.name}: seconds")
         mean_ms = timed.mean_ms if timed else None

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from secondpass.evaluation.control import differences_of
-from secondpass.evaluation.headroom import top
+from secondpass.evaluation.control import differences_of, values_of
+from secondpass.evaluation.headroom import orders
 from secondpass.evaluation.metrics import Metric
 from secondpass.evaluation.significance import bootstrap_interval, bootstrap_intervals
 from secondpass.evaluation.systems import Price, latency
@@ -44,7 +44,7 @@ def depth_curve(
         return ()
     longest = max((len(before[query_id]) for query_id in qrels), default=0)
     wanted = sorted({min(depth, longest) for depth in depths if depth > 0} - {0})
-    first = np.array([metric(before[query_id], grades) for query_id, grades in qrels.items()])
+    first = values_of(before, qrels, metric)
     values = {depth: np.zeros(len(qrels)) for depth in wanted}
     best, recall = ({depth: np.zeros(len(qrels)) for depth in wanted} for _ in range(2))
     for row, (query_id, grades) in enumerate(qrels.items()):
@@ -92,17 +92,18 @@ def sweep(
 
     Differences are to `baseline`; all are cut to `depth`.
     """
-    first = np.array([metric(top(baseline, query_id, depth), grades) for query_id, grades in qrels.items()])
+    first = values_of(orders(baseline, qrels, depth), qrels, metric)
     points = []
     for setting, run, seconds in tried:
-        values = np.array([metric(top(run, query_id, depth), grades) for query_id, grades in qrels.items()])
+        values = values_of(orders(run, qrels, depth), qrels, metric)
+        differences = differences_of(values, first)
         added = latency(seconds, f"{key} = {setting}: seconds")
         points.append(
             SweepPoint(
                 setting=setting,
                 value=float(values.mean()),
-                difference=float((values - first).mean()),
-                interval=bootstrap_interval(values - first, resamples=resamples, seed=seed),
+                difference=float(differences.mean()),
+                interval=bootstrap_interval(differences, resamples=resamples, seed=seed),
                 latency=added,
                 per_1000=price.per_1000(added.mean_ms if added else None),
                 on_time_front=False,
