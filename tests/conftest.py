@@ -29,9 +29,9 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """With SECONDPASS_ALL=1 (as in CI) only tests marked gpu or live may skip."""
+    """With SECONDPASS_ALL=1 (as in CI) only tests marked gpu, live or peers may skip."""
     report = yield
-    allowed = {"gpu", "live"} & {mark.name for mark in item.iter_markers()}
+    allowed = {"gpu", "live", "peers"} & {mark.name for mark in item.iter_markers()}
     if report.skipped and os.environ.get("SECONDPASS_ALL") and not allowed and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped where everything is installed: {report.longrepr}"

@@ -81,7 +81,7 @@ def main() -> None:
 
     rows = [row for row in prepared().rows if row is not None]
     planned = list(plan([len(row.ids) for row in rows], scorer.batch_tokens, scorer.engine.workers))
-    pad = scorer.checkpoint.special[2]
+    pad = scorer.checkpoint.pad
 
     def stacked() -> list[Batch]:
         return [stack(one, [rows[i] for i in one], pad, scorer.max_length) for one in planned]

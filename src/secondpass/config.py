@@ -88,6 +88,9 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: Count = 100
     budget_ms: NotNegative | None = None
     model: Text | None = None
+    family: Text | None = None
+    instruction: Text | None = None
+    allow: tuple[Literal["licence", "pickle", "remote-code"], ...] | None = None
     device: Text | None = None
     profile: Literal["default", "exact", "fast"] | None = None
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] | None = None
@@ -314,7 +317,8 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     for position, table in enumerate(config.stages):
         key = f"stages[{position}]"
         first = ("model", "device", "profile", "engine", "threads", "max_length")
-        own = (*first, "template", "cache", "windows", "pooling", "fuse", "go_on", "patience", "sure")
+        read = ("family", "instruction", "allow")
+        own = (*first, *read, "template", "cache", "windows", "pooling", "fuse", "go_on", "patience", "sure")
         chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
         if twice := chosen.keys() & table.options.keys():
             raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")

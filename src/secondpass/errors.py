@@ -5,7 +5,8 @@
     │   ├── CollectionError   a collection, qrels or run file; names file and line
     │   └── ConfigError       secondpass.toml or a recipe; names the key
     ├── ModelError            a checkpoint cannot be opened, or scores wrongly
-    │   └── GoldenError       the golden pairs did not come out as they should
+    │   ├── GoldenError       the golden pairs did not come out as they should
+    │   └── ParityError       an exported graph does not score as its model does
     ├── IndexFolderError      an index folder is foreign, damaged or too new
     ├── IndexBusyError        someone else is writing the index just now
     ├── CacheUnreachableError a score cache does not answer; requests go on without it
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "ParityError",
     "SecondpassError",
 ]
 
@@ -53,6 +55,14 @@ class ModelError(SecondpassError):
 
 class GoldenError(ModelError):
     """A loaded model does not give the scores its golden pairs promise."""
+
+
+class ParityError(ModelError):
+    """An exported graph does not score as its model does, so it was not written; `parity` says by how much."""
+
+    def __init__(self, message: str, parity: object) -> None:
+        super().__init__(message)
+        self.parity = parity
 
 
 class IndexFolderError(SecondpassError):

@@ -7,21 +7,37 @@ model a folder holds and how it is computed.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from secondpass.errors import ModelError
 
-__all__ = ["SHIPPED", "file_digest", "folder_digest", "locate", "shipped_name"]
+__all__ = [
+    "GRAPH_FILES",
+    "SHIPPED",
+    "file_digest",
+    "folder_digest",
+    "graph_files",
+    "locate",
+    "shipped_name",
+    "weight_files",
+]
 
 _MODELS = Path(__file__).resolve().parent / "models"
 SHIPPED = {"secondpass-mini": _MODELS / "mini", "secondpass-static": _MODELS / "static"}
+GRAPH_FILES = {
+    "onnx": ("onnx/model.onnx",),
+    "openvino": ("openvino/openvino_model.xml", "openvino/openvino_model.bin"),
+}
+"""The files of an exported graph by its format, where sentence-transformers' backends look for them too."""
 
 
-def locate(model: str | Path) -> Path:
+def locate(model: str | Path, *, pickled: bool = False, code: bool = False) -> Path:
     """The folder of a shipped name, a local folder, or a name on the Hugging Face hub.
 
-    A hub name is fetched by huggingface_hub into its own cache (safetensors, tokenizer and
-    configuration only; never code). Raises ModelError where none of the three fits.
+    A hub name, `owner/model` or `owner/model@revision`, is fetched by huggingface_hub into its own cache: safetensors,
+    tokenizer, configuration and card; pickled weights and code only where they are asked for.
+    Raises ModelError where none of the three fits.
     """
     name = str(model)
     if name in SHIPPED:
@@ -37,8 +53,11 @@ def locate(model: str | Path) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    name, _, revision = name.partition("@")
+    wanted = ["*.json", "*.safetensors", "vocab.txt", "*.model", "*.jinja", "README.md"]
+    wanted += [*(["*.bin"] if pickled else []), *(["*.py"] if code else [])]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the hub client has many ways to fail; all mean the same here
         raise ModelError(
             f"model {name!r}: not a local folder, and the hub did not deliver it ({type(error).__name__}: {error}); "
@@ -54,12 +73,37 @@ def shipped_name(folder: Path, otherwise: str | Path) -> str:
 def folder_digest(folder: Path) -> str:
     """blake2b-128, in hex, over what decides a model's output: configuration, tokenizer, weights."""
     total = hashlib.blake2b(digest_size=16)
-    for name in ("config.json", "tokenizer.json", "vocab.txt", "model.safetensors"):
-        path = folder / name
+    names = ["config.json", "tokenizer.json", "vocab.txt"]
+    for path in [*(folder / name for name in names), *(weight_files(folder) or graph_files(folder))]:
         if path.is_file():
-            total.update(name.encode())
+            total.update(path.name.encode())
             total.update(bytes.fromhex(file_digest(path)))
     return total.hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights: safetensors, whole or in the shards that their index names, else pickled
+    ones. [] where there are none. Raises ModelError for an index that cannot be read."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        if (whole := folder / f"{stem}.{suffix}").is_file():
+            return [whole]
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            try:
+                return [folder / one for one in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+            except (ValueError, LookupError, AttributeError, TypeError) as error:
+                raise ModelError(f"{index}: damaged ({error}); copy it again") from error
+    return []
+
+
+def graph_files(folder: Path) -> list[Path]:
+    """The files of the graph that a folder holds in place of weights, as `secondpass export` writes it; [] where there
+    are weights, or neither."""
+    if not weight_files(folder):
+        for names in GRAPH_FILES.values():
+            if (folder / names[0]).is_file():
+                return [folder / name for name in names]
+    return []
 
 
 def file_digest(path: Path) -> str:

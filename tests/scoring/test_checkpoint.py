@@ -60,7 +60,8 @@ def test_the_activation_is_read_where_sentence_transformers_writes_it(
     ("override", "reason"),
     [
         ({"architectures": ["BertModel"]}, "no trained ranking head"),
-        ({"model_type": "xlm-roberta"}, "BERT family"),
+        ({"model_type": "xlm-roberta"}, "missing"),
+        ({"auto_map": {"AutoModelForSequenceClassification": "mine.Own"}}, "remote-code"),
         ({"id2label": {"0": "a", "1": "b"}}, "2 labels"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"hidden_act": "swish"}, "hidden_act"),

@@ -230,7 +230,7 @@ def test_without_a_deadline_batches_and_scores_are_those_of_one_plan_over_all(sc
     rows = [row for row in prepared.rows if row is not None]
     expected = np.full(len(rows), np.nan, dtype=np.float32)
     for batch in plan([len(row.ids) for row in rows], scorer.batch_tokens, scorer.engine.workers):
-        arrays = stack(batch, [rows[k] for k in batch], scorer.checkpoint.special[2], 128)
+        arrays = stack(batch, [rows[k] for k in batch], scorer.checkpoint.pad, 128)
         expected[list(batch)] = scorer.engine.infer(arrays)
     for deadline in (NEVER, Deadline(math.inf)):
         scores = scorer.score("sort a list", texts, deadline=deadline)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint
-from secondpass.scoring.prepare import Prepared, prepare, query_limit
+from secondpass.scoring.frame import query_limit
+from secondpass.scoring.prepare import Prepared, prepare
 from secondpass.scoring.tokens import Tokens
 from secondpass.types import Status
 

@@ -35,7 +35,7 @@ class Reference:
         self.w = {name: tensor.astype(np.float64) for name, tensor in checkpoint.weights().items()}
 
     def ids(self, text: str) -> list[int]:
-        start, end, _ = self.checkpoint.special
+        (start,), (end,) = self.checkpoint.frame.before, self.checkpoint.frame.between
         return [start, *self.checkpoint.tokenizer.encode(text, add_special_tokens=False).ids, end]
 
     def dense(self, x: Float, name: str) -> Float:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from secondpass.errors import InputError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint
-from secondpass.scoring.prepare import prepare, query_limit
+from secondpass.scoring.frame import query_limit
+from secondpass.scoring.prepare import prepare
 from secondpass.scoring.tokens import Tokenized, Tokens
 from secondpass.scoring.windows import Windowed
 from secondpass.types import Scores, StageTrace, Status
@@ -90,7 +91,10 @@ def test_what_is_kept_under_one_query_is_right_under_every_other(
             checkpoint, query, [*texts, None], fresh
         )
         ours, theirs = Recorder(), Recorder()
-        answers = [Windowed(ours, keeping).score(query, texts), Windowed(theirs, fresh).score(query, texts)]
+        answers = [
+            Windowed(ours, keeping, checkpoint.frame).score(query, texts),
+            Windowed(theirs, fresh, checkpoint.frame).score(query, texts),
+        ]
         assert ours.asked == theirs.asked
         assert answers[0].spans == answers[1].spans
         assert answers[0].trace.cut_tokens == answers[1].trace.cut_tokens

@@ -41,7 +41,7 @@ def batch_of(checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]] = PROBES) 
     rows = [prepare(checkpoint, query, [text], tokens).rows[0] for query, text in pairs]
     kept = [row for row in rows if row is not None]
     assert len(kept) == len(pairs)
-    return stack(range(len(kept)), kept, checkpoint.special[2], checkpoint.max_length)
+    return stack(range(len(kept)), kept, checkpoint.pad, checkpoint.max_length)
 
 
 def on(checkpoint: Checkpoint, device: str = "cpu", profile: str = "exact", **options: Any) -> Engine:
@@ -170,9 +170,9 @@ def test_the_sizes_of_graphs_are_few_and_never_too_small() -> None:
 
 @needs_torch
 def test_damaged_arithmetic_is_refused_at_load(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from secondpass.scoring import torch_backend as backend
+    from secondpass.scoring import torch_layers as layers
 
-    monkeypatch.setattr(backend.F, "gelu", backend.F.relu)
+    monkeypatch.setitem(layers._ACTIVATIONS, "gelu", layers._ACTIVATIONS["relu"])
     with pytest.raises(GoldenError, match="torch"):
         open_scorer(open_checkpoint(tiny), engine="torch", profile="exact")
 

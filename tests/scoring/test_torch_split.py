@@ -56,7 +56,7 @@ def batch_of(checkpoint: Checkpoint, texts: Sequence[str], query: str = QUERY) -
     tokens = Tokens(checkpoint.tokenizer, checkpoint.max_length)
     rows = [row for row in prepare(checkpoint, query, texts, tokens).rows if row is not None]
     assert len(rows) == len(texts)
-    return stack(range(len(rows)), rows, checkpoint.special[2], checkpoint.max_length, split=True)
+    return stack(range(len(rows)), rows, checkpoint.pad, checkpoint.max_length, split=True)
 
 
 def stopped(engine: Engine, batch: Batch) -> tuple[NDArray[Any], ...]:
@@ -101,7 +101,7 @@ def test_both_passes_say_what_the_portable_engine_says(
 def test_a_document_of_its_marks_alone_has_a_score(checkpoint: Checkpoint, engine: Engine, portable: Engine) -> None:
     batch = batch_of(checkpoint, ["the river bank", "a", "date"])
     ids, mask = batch.ids.copy(), batch.mask.copy()
-    ids[1, 1], mask[1, 2:] = checkpoint.special[1], 0  # [CLS] [SEP]
+    ids[1, 1], mask[1, 2:] = checkpoint.frame.between[0], 0  # [CLS] [SEP]
     bare = replace(batch, ids=ids, mask=mask)
     np.testing.assert_allclose(engine.infer(bare), portable.infer(bare), atol=1e-4)
     assert abs(engine.infer(bare)[1] - engine.infer(batch)[1]) > 1e-3

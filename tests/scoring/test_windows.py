@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from secondpass.errors import InputError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.frame import Frame
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
 from secondpass.scoring.tokens import Tokens
 from secondpass.scoring.windows import Pooling, Windowed
@@ -24,6 +25,7 @@ LENGTH = 40  # tokens of a pair; beside a query of two words 35 of the document
 ROOM = LENGTH - 2 - 3
 ALL = 10_000
 QUERY = "sort list"
+FRAME = Frame((2,), (3,), (3,))  # [CLS] query [SEP] document [SEP]
 WORDS = ["file", "date", "string", "document", "river", "bank", "snake", "python", "language"]  # one token each
 
 
@@ -90,7 +92,7 @@ def brute_force(scorer: PairScorer, text: str, share: float) -> list[tuple[float
 def test_all_windows_pooled_are_what_brute_force_gives(
     scorer: PairScorer, tokenizer: Tokenizer, pooling: Pooling, overlap: float
 ) -> None:
-    windowed = Windowed(scorer, Tokens(tokenizer, LENGTH), windows=ALL, overlap=overlap, pooling=pooling)
+    windowed = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME, windows=ALL, overlap=overlap, pooling=pooling)
     texts = [long_text(count, count) for count in (ROOM, ROOM + 1, 100, 333)]
     scores = windowed.score(QUERY, texts)
     for text, value, span in zip(texts, scores.values, scores.spans, strict=True):
@@ -115,7 +117,7 @@ def test_windows_are_slices_that_cover_the_text(tokenizer: Tokenizer, text: str,
     recorder = Recorder()
     length = 16 + len(tokenizer.encode(query, add_special_tokens=False).ids) * 4 // 3
     room = length - len(tokenizer.encode(query, add_special_tokens=False).ids) - 3
-    windowed = Windowed(recorder, Tokens(tokenizer, length), windows=ALL, overlap=overlap)
+    windowed = Windowed(recorder, Tokens(tokenizer, length), FRAME, windows=ALL, overlap=overlap)
     scores = windowed.score(query, [text])
     (pieces,) = recorder.asked
     whole = tokenizer.encode(text, add_special_tokens=False)
@@ -144,7 +146,7 @@ def test_windows_are_slices_that_cover_the_text(tokenizer: Tokenizer, text: str,
 def test_neighbours_share_what_was_asked_for(tokenizer: Tokenizer, count: int, overlap: float, room: int) -> None:
     recorder = Recorder()
     text = " ".join(f"{word}" for word in np.random.default_rng(count).choice(WORDS, count))
-    Windowed(recorder, Tokens(tokenizer, room + 3), windows=ALL, overlap=overlap).score("", [text])
+    Windowed(recorder, Tokens(tokenizer, room + 3), FRAME, windows=ALL, overlap=overlap).score("", [text])
     counts = [len(piece.split()) for piece in recorder.asked[0]]
     assert max(counts) <= room
     shared = int(room * overlap)
@@ -153,7 +155,7 @@ def test_neighbours_share_what_was_asked_for(tokenizer: Tokenizer, count: int, o
 
 
 def test_short_texts_pass_unchanged(scorer: PairScorer, tokenizer: Tokenizer) -> None:
-    windowed = Windowed(scorer, Tokens(tokenizer, LENGTH))
+    windowed = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME)
     texts = ["a file", "", None, long_text(ROOM), "ünïcode " * 3, "x" * 1_000_000]
     ours, theirs = windowed.score(QUERY, texts), scorer.score(QUERY, texts)
     assert (ours.values, ours.statuses, ours.spans) == (theirs.values, theirs.statuses, theirs.spans)
@@ -172,13 +174,13 @@ def test_a_planted_passage_is_found_and_its_span_given(scorer: PairScorer, token
     half = words // 2
     text = f"{long_text(half, 1)} the {passage} {long_text(words - half, 2)}"
     recorder = Recorder()
-    scores = Windowed(recorder, Tokens(tokenizer, LENGTH), windows=1).score("how are lists sorted", [text])
+    scores = Windowed(recorder, Tokens(tokenizer, LENGTH), FRAME, windows=1).score("how are lists sorted", [text])
     ((piece,),) = recorder.asked
     (span,) = scores.spans
     assert span is not None
     assert text[slice(*span)] == piece
     assert "list" in piece.split()
-    real = Windowed(scorer, Tokens(tokenizer, LENGTH), windows=1).score("sort list", [text])
+    real = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME, windows=1).score("sort list", [text])
     (span,) = real.spans
     assert span is not None
     assert passage in text[slice(*span)]
@@ -186,7 +188,7 @@ def test_a_planted_passage_is_found_and_its_span_given(scorer: PairScorer, token
 
 def test_rare_words_count_more_and_ties_go_to_the_earlier(tokenizer: Tokenizer) -> None:
     recorder = Recorder()
-    windowed = Windowed(recorder, Tokens(tokenizer, ROOM + 5), windows=1, overlap=0.0)
+    windowed = Windowed(recorder, Tokens(tokenizer, ROOM + 5), FRAME, windows=1, overlap=0.0)
     parts = [" ".join(["file date"] * 17 + ["bank"]) for _ in range(6)]  # 35 words, one window each
     parts[3] = parts[3].replace("file date", "file snake", 1)
     windowed.score("file snake", [" ".join(parts)])
@@ -203,7 +205,7 @@ def test_without_a_query_word_the_first_windows_are_scored(tokenizer: Tokenizer,
     recorder = Recorder()
     text = " ".join(["file date"] * 2_500)
     for count in (1, 2, 3):
-        Windowed(recorder, Tokens(tokenizer, LENGTH), windows=count, overlap=0.0).score(query, [text])
+        Windowed(recorder, Tokens(tokenizer, LENGTH), FRAME, windows=count, overlap=0.0).score(query, [text])
         (pieces,) = recorder.asked[-1:]
         assert len(pieces) == count
         assert text.startswith(" ".join(pieces))
@@ -216,14 +218,14 @@ def test_the_cost_is_bounded_by_the_first_window_alone(
 ) -> None:
     texts = [long_text(count, count) for count in counts]
     first = scorer.score(QUERY, texts).trace
-    ours = Windowed(scorer, Tokens(tokenizer, LENGTH), windows=windows).score(QUERY, texts).trace
+    ours = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME, windows=windows).score(QUERY, texts).trace
     assert first.tokens <= ours.tokens <= windows * first.tokens
     assert ours.cut_tokens <= first.cut_tokens
     assert ours.truncated <= first.truncated
 
 
 def test_the_trace_counts_what_was_not_read(scorer: PairScorer, tokenizer: Tokenizer) -> None:
-    windowed = Windowed(scorer, Tokens(tokenizer, LENGTH), windows=2, overlap=0.0)
+    windowed = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME, windows=2, overlap=0.0)
     trace = windowed.score(QUERY, [long_text(10), long_text(2 * ROOM), long_text(5 * ROOM), None]).trace
     assert (trace.pairs_scored, trace.truncated, trace.cut_tokens) == (5, 1, 3 * ROOM)
     assert trace.tokens == 10 + 5 + 4 * LENGTH
@@ -237,21 +239,21 @@ def test_the_trace_counts_what_was_not_read(scorer: PairScorer, tokenizer: Token
 
 
 def test_a_long_query_is_left_to_the_scorer(scorer: PairScorer, tokenizer: Tokenizer) -> None:
-    scores = Windowed(scorer, Tokens(tokenizer, LENGTH)).score("list " * 28, [long_text(500), "file"])
+    scores = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME).score("list " * 28, [long_text(500), "file"])
     assert set(scores.statuses) == {Status.QUERY_TOO_LONG}
     assert scores.trace.skipped == {"query_too_long": 2}
-    assert Windowed(scorer, Tokens(tokenizer, LENGTH)).score("list " * 27, [long_text(500)]).statuses == (
+    assert Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME).score("list " * 27, [long_text(500)]).statuses == (
         Status.SCORED,
     )
 
 
 def test_under_a_deadline_the_order_of_the_texts_decides(tokenizer: Tokenizer) -> None:
     texts = [long_text(100, 1), "a file", long_text(200, 2), long_text(300, 3)]
-    full = Windowed(Recorder(), Tokens(tokenizer, LENGTH), windows=2).score(QUERY, texts)
+    full = Windowed(Recorder(), Tokens(tokenizer, LENGTH), FRAME, windows=2).score(QUERY, texts)
     for seconds, scored in ((0, 0), (1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4)):
         clock = ManualClock()
         recorder = Recorder(clock)
-        scores = Windowed(recorder, Tokens(tokenizer, LENGTH), windows=2).score(
+        scores = Windowed(recorder, Tokens(tokenizer, LENGTH), FRAME, windows=2).score(
             QUERY, texts, deadline=Deadline(seconds, clock)
         )
         assert len(recorder.asked) == 1
@@ -279,7 +281,7 @@ def test_odd_texts_get_a_score_or_a_reason(scorer: PairScorer, tokenizer: Tokeni
         "date," * 20_000,
     ]
     for text in odd:
-        scores = Windowed(scorer, Tokens(tokenizer, LENGTH)).score(QUERY, [text, "a file"])
+        scores = Windowed(scorer, Tokens(tokenizer, LENGTH), FRAME).score(QUERY, [text, "a file"])
         assert scores.statuses[1] is Status.SCORED
         assert scores.statuses[0] in (Status.SCORED, Status.EMPTY)
         (span, _) = scores.spans
@@ -295,7 +297,7 @@ def test_a_megabyte_costs_less_than_to_tokenize_it(tokenizer: Tokenizer) -> None
         work()  # type: ignore[operator]
         return time.perf_counter() - began
 
-    windowed = Windowed(Recorder(), Tokens(tokenizer, 256))
+    windowed = Windowed(Recorder(), Tokens(tokenizer, 256), FRAME)
     ours = min(seconds(lambda: windowed.score("what is a python in the river", [text])) for _ in range(3))
     whole = min(seconds(lambda: tokenizer.encode(text, add_special_tokens=False)) for _ in range(3))
     assert ours < whole
@@ -313,7 +315,7 @@ def test_a_megabyte_costs_less_than_to_tokenize_it(tokenizer: Tokenizer) -> None
 )
 def test_what_cannot_be_meant_is_said(tokenizer: Tokenizer, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Windowed(Recorder(), Tokens(tokenizer, LENGTH), **options)  # type: ignore[arg-type]
+        Windowed(Recorder(), Tokens(tokenizer, LENGTH), FRAME, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])

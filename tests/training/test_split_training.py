@@ -42,7 +42,7 @@ def prepared_words(count: int, seed: int = 0) -> Prepared:
 
 def scores_of(model: SplitEncoder, folder: Path, query: str, texts: Sequence[str], layer: int) -> list[float]:
     checkpoint = open_checkpoint(folder)
-    start, end, _ = checkpoint.special
+    (start,), (end,) = checkpoint.frame.before, checkpoint.frame.between
 
     def ids(text: str) -> list[int]:
         return [start, *checkpoint.tokenizer.encode(text, add_special_tokens=False).ids, end]
@@ -71,7 +71,7 @@ def test_it_starts_as_its_base(tmp_path: Path) -> None:
     )
     model = open_split(folder)
     checkpoint = open_checkpoint(folder)
-    start, end, _ = checkpoint.special
+    (start,), (end,) = checkpoint.frame.before, checkpoint.frame.between
 
     def vector(text: str) -> Any:
         ids = torch.tensor([[start, *checkpoint.tokenizer.encode(text, add_special_tokens=False).ids, end]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,7 +38,12 @@ class CrossEncoder:
     """A cross-encoder, on the CPU without torch, on a GPU with it.
 
     Args:
-        model: a shipped name, a folder, or a Hugging Face hub name.
+        model: a shipped name, a folder, or a Hugging Face hub name (with `@revision` where it is to be pinned).
+        family: how a pair is laid out and a score read off, by its name in the catalog, where a folder does not say:
+            a yes/no language model ranks only by the prompt it was trained with.
+        instruction: what such a prompt asks, in place of the published words.
+        allow: what is refused otherwise: "licence" (of a hub model whose licence is not known to allow commercial use),
+            "pickle" (weights in a format that could run code; only tensors are read), "remote-code".
         device: "cpu", or with the extra `torch` "cuda", "cuda:1", "mps".
         profile: "default" (bf16 where the CPU has it, else fp32), "exact" (fp32), or "fast" (int8).
         engine: "auto", "openvino", or "onnxruntime" (the portable fallback), or "torch", which is
@@ -74,6 +79,9 @@ class CrossEncoder:
         self,
         model: str | Path = "secondpass-mini",
         *,
+        family: str | None = None,
+        instruction: str | None = None,
+        allow: Collection[str] = (),
         device: str = "cpu",
         profile: str = "default",
         engine: str = "auto",
@@ -107,7 +115,7 @@ class CrossEncoder:
         self._render = renderer(template)
         store = None if cache is None else open_store(cache)  # before the model: a mistake is told at once
         folder = Path(cache_dir) if cache_dir is not None else Path(platformdirs.user_cache_dir("secondpass"))
-        checkpoint = open_checkpoint(model)
+        checkpoint = open_checkpoint(model, family=family, instruction=instruction, allow=allow)
         self._languages = checkpoint.languages
         self._both_stages = BothStages(read_calibration(checkpoint), fuse)
         self.scorer = open_scorer(
@@ -126,8 +134,8 @@ class CrossEncoder:
             self.scorer.score("", [], go_on=go_on)  # a mistake is told at once
         self._asked: Scorer = self.scorer if store is None else Cached(self.scorer, store, _identity(self.scorer))
         if windows is not None:
-            tokens = self.scorer.tokens
-            self._asked = Windowed(self._asked, tokens, windows=windows, overlap=overlap, pooling=pooling)
+            tokens, frame = self.scorer.tokens, checkpoint.frame
+            self._asked = Windowed(self._asked, tokens, frame, windows=windows, overlap=overlap, pooling=pooling)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.name!r})"
@@ -262,5 +270,5 @@ class CrossEncoder:
 def _identity(scorer: PairScorer) -> bytes:
     """All that a logit depends on beside the query and the text: what tells one score cache's entries apart."""
     detail, engine = scorer.detail, scorer.engine
-    parts = [engine.variant, *(detail[name] for name in ("digest", "engine", "precision", "max_length"))]
+    parts = [engine.variant, *(detail[name] for name in ("digest", "template", "engine", "precision", "max_length"))]
     return json.dumps(parts).encode()

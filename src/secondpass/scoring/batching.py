@@ -24,8 +24,8 @@ _STEP = 8  # widths are rounded up to this: fewer distinct shapes, each of which
 class Batch:
     """Arrays of int64, shape [rows, width]; `rows` are positions in the request.
 
-    For a split encoder they hold the documents' side alone, and `query` and `query_mask`, shape [1, query width],
-    the side that all of them share.
+    Where the query's side is shared they hold the documents' alone, and `query` and `query_mask`, shape
+    [1, query width], the side that all of them share.
     """
 
     rows: tuple[int, ...]
@@ -54,7 +54,7 @@ class Batch:
     def shared(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The query that all rows share, and its mask; ValueError where the batch has none."""
         if self.query is None or self.query_mask is None:
-            raise ValueError("a split encoder needs batches stacked with split=True")
+            raise ValueError("what shares the query's side needs batches stacked with split=True")
         return self.query, self.query_mask
 
 
@@ -90,10 +90,12 @@ def _rounded(tokens: int) -> int:
     return power * 3 // 2 if tokens >= power * 3 // 2 else power
 
 
-def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int, *, split: bool = False) -> Batch:
+def stack(
+    positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int, *, split: bool = False, typed: bool = True
+) -> Batch:
     """The arrays of one batch; `rows[k]` belongs to `positions[k]`, `limit` is the engine's longest width.
 
-    With `split` for a split encoder: rows of one query.
+    With `split` the query's side stands apart: rows of one query. `typed`: the document's side has type 1.
     """
     if split:
         asked = rows[0].query_tokens
@@ -102,7 +104,7 @@ def stack(positions: Sequence[int], rows: Sequence[Row], pad: int, limit: int, *
         return Batch(tuple(positions), ids, mask, np.zeros_like(ids), query, query_mask)
     ids, mask = _padded([row.ids for row in rows], pad, limit)
     types = np.zeros_like(ids)
-    for k, row in enumerate(rows):
+    for k, row in enumerate(rows if typed else ()):
         types[k, row.query_tokens : len(row.ids)] = 1
     return Batch(tuple(positions), ids, mask, types)
 

@@ -104,7 +104,7 @@ def _observed(
         rows = [row for row in prepare(checkpoint, query, texts, tokens).rows if row is not None]
         for positions in plan([len(row.ids) for row in rows], 2048):
             some = [rows[i] for i in positions]
-            batch = stack(positions, some, checkpoint.special[2], checkpoint.max_length, split=split)
+            batch = stack(positions, some, checkpoint.pad, checkpoint.max_length, split=split)
             for place, values in probe(batch):
                 _note(seen, place, values, each, rng)
     return seen

@@ -8,6 +8,8 @@ measured faster than one batch on all cores.
     default  bf16 on OpenVINO where the CPU has bf16, else fp32 there, else fp32 on ONNX Runtime
     exact    fp32, the reference
     fast     int8 with the scales that the model folder brings, on OpenVINO or on ONNX Runtime
+
+An exported graph (see `exporting`) has one engine and one precision: those that it was measured in.
 """
 
 from __future__ import annotations
@@ -28,15 +30,21 @@ from numpy.typing import NDArray
 
 from secondpass.errors import ModelError
 from secondpass.scoring import graph, split
+from secondpass.scoring.architecture import BERT_LIKE, GRAPHS
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.checkpoint import Checkpoint
+from secondpass.scoring.graph_deberta import deberta_classifier
+from secondpass.scoring.graph_modernbert import modernbert_classifier
+from secondpass.scoring.graph_parts import fits_memory, saved
+from secondpass.scoring.parity import Parity
 from secondpass.scoring.scales import SCALES, read_scales
-from secondpass.weights import file_digest
+from secondpass.weights import file_digest, graph_files
 
-__all__ = ["ENGINES", "PROFILES", "Begun", "Engine", "Logits", "cores", "open_engine"]
+__all__ = ["ENGINES", "PROFILES", "Begun", "Engine", "Logits", "cores", "graph_builders", "open_engine"]
 
 PROFILES = ("default", "exact", "fast")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
+_PRECISIONS = {"exact": "fp32", "fast": "int8"}  # those that a profile stands for everywhere
 
 Logits = NDArray[np.float32]
 Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
@@ -67,6 +75,8 @@ class Engine:
     A split encoder with a head after its lower layers can stop there: `begin` computes as far as that, and
     `finish`, given a batch and the query and documents that begin made of it, what infer gives. Which rows share a
     batch in which is free.
+
+    `alone` gives the same scores by the plainest path, for self-tests.
     """
 
     name: str
@@ -80,6 +90,7 @@ class Engine:
     packed: bool = False
     begin: Callable[[Batch], Begun] | None = None
     finish: Callable[[Batch, NDArray[np.float32], NDArray[np.float32]], Logits] | None = None
+    alone: Callable[[Batch], Logits] | None = None
 
 
 def cores() -> int:
@@ -89,12 +100,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+_Write = Callable[[Any, Path], Any]
+"""An onnx.ModelProto, spent by it, into a folder."""
+
+
 def _kept(
-    cache: Path | None, name: str, build: Callable[[], bytes], write: Callable[[bytes, Path], None]
+    cache: Path | None, name: str, build: Callable[[], Any], write: _Write, stack: contextlib.ExitStack
 ) -> tuple[bytes | Path, str]:
-    """A built graph as a folder in the cache, or as bytes where there is no place for one."""
+    """A built graph as a folder in the cache, or where there is no place for one as bytes; one too large for a message
+    as a folder that goes with the stack."""
     if cache is None:
-        return build(), "in memory"
+        return _held(build(), write, stack), "in memory"
     folder = cache / name
     if folder.is_dir():
         return folder, "from the cache"
@@ -107,14 +123,25 @@ def _kept(
             aside.rename(folder)
     except OSError as error:
         if not folder.is_dir():  # renaming onto a folder that is not empty is an OSError of many names
-            return build(), f"in memory (the cache {cache} cannot be written: {error.strerror})"
+            held = _held(build(), write, stack)
+            return held, f"in memory (the cache {cache} cannot be written: {error.strerror})"
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
     return folder, "built and cached"
 
 
+def _held(model: Any, write: _Write, stack: contextlib.ExitStack) -> bytes | Path:
+    if fits_memory(model):
+        return bytes(model.SerializeToString())
+    # an engine that maps the files keeps them mapped; where they cannot be deleted then, the system does it later
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+    write(model, folder)
+    return folder
+
+
 def _openvino(place: bytes | Path, precision: str, threads: int) -> Run:
+    """`place`: a graph as bytes, as a file, or as the folder that `_kept` gives."""
     import openvino
 
     core = openvino.Core()
@@ -124,7 +151,7 @@ def _openvino(place: bytes | Path, precision: str, threads: int) -> Run:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # pinning would tie two processes on one machine to the same cores
     }
-    if isinstance(place, Path):
+    if isinstance(place, Path) and place.is_dir():
         if os.access(place, os.W_OK):
             # what is compiled is kept beside the graph, without the weights; it halves the time of opening
             settings |= {"CACHE_DIR": str(place / "compiled"), "CACHE_MODE": "OPTIMIZE_SIZE"}
@@ -146,15 +173,14 @@ def _openvino(place: bytes | Path, precision: str, threads: int) -> Run:
     return run
 
 
-def _intermediate(model: bytes, folder: Path) -> None:
+def _intermediate(model: Any, folder: Path) -> None:
     """The graph in OpenVINO's own format, which it opens ten times faster than ONNX."""
     import openvino
 
-    openvino.save_model(openvino.Core().read_model(model), folder / "graph.xml", compress_to_fp16=False)
-
-
-def _onnx(model: bytes, folder: Path) -> None:
-    (folder / "graph.onnx").write_bytes(model)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as aside:
+        read = openvino.Core().read_model(saved(model, Path(aside)))
+        openvino.save_model(read, folder / "graph.xml", compress_to_fp16=False)
+        del read  # it may hold the files of the folder
 
 
 def _onnxruntime(place: bytes | Path, threads: int) -> Run:
@@ -166,7 +192,7 @@ def _onnxruntime(place: bytes | Path, threads: int) -> Run:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
-        str(place / "graph.onnx") if isinstance(place, Path) else place,
+        str(place / "graph.onnx" if place.is_dir() else place) if isinstance(place, Path) else place,
         options,
         providers=["CPUExecutionProvider"],
         # the fused form was measured four times slower than Add and LayerNormalization apart
@@ -186,10 +212,14 @@ def _onnxruntime(place: bytes | Path, threads: int) -> Run:
     return run
 
 
-def _graphs(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]] | None) -> dict[str, Callable[[], Any]]:
+def graph_builders(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]] | None) -> dict[str, Callable[[], Any]]:
     """What builds each graph that the checkpoint needs, by its name."""
-    encoder = checkpoint.encoder
+    encoder, config = checkpoint.encoder, checkpoint.config
     weights = functools.cache(checkpoint.weights)  # read when the first graph is built, for all of them
+    if checkpoint.kind == "modernbert":
+        return {"graph": lambda: modernbert_classifier(config, weights())}
+    if checkpoint.kind == "deberta-v2":
+        return {"graph": lambda: deberta_classifier(config, weights())}
     if encoder.apart is None:
         return {"graph": lambda: graph.bert_classifier(encoder, weights(), scales)}
     apart, last = encoder.apart, encoder.layers
@@ -201,10 +231,12 @@ def _graphs(checkpoint: Checkpoint, scales: Mapping[str, NDArray[Any]] | None) -
     }
 
 
-def _whole(runs: Mapping[str, Run]) -> Callable[[Batch], Logits]:
+def _whole(runs: Mapping[str, Run], *, typed: bool) -> Callable[[Batch], Logits]:
     """A classifier: one graph from ids to logits."""
     run = runs["graph"]
-    return lambda batch: run({"ids": batch.ids, "mask": batch.mask, "types": batch.types})
+    if typed:
+        return lambda batch: run({"ids": batch.ids, "mask": batch.mask, "types": batch.types})
+    return lambda batch: run({"ids": batch.ids, "mask": batch.mask})
 
 
 def _read(runs: Mapping[str, Run], batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -253,9 +285,47 @@ def _torch(checkpoint: Checkpoint, engine: str, profile: str, threads: int | Non
         raise ModelError(
             "threads= is of the CPU's engines; how many torch uses is the process's setting: torch.set_num_threads"
         )
-    from secondpass.scoring.torch_backend import open_torch
+    if checkpoint.kind in BERT_LIKE:
+        from secondpass.scoring.torch_backend import open_torch
 
-    return open_torch(checkpoint, device=device, profile=profile)
+        return open_torch(checkpoint, device=device, profile=profile)
+    from secondpass.scoring.transformers_backend import open_transformers
+
+    return open_transformers(checkpoint, device=device, profile=profile)
+
+
+def _workers(threads: int | None) -> int:
+    if threads is not None and threads < 1:
+        raise ModelError(f"threads is {threads}; give 1 or more, or None for one per core")
+    return min(threads or cores(), 64)
+
+
+def _exported(checkpoint: Checkpoint, parity: Parity, engine: str, profile: str, workers: int, device: str) -> Engine:
+    """The graph that a folder holds in place of weights."""
+    name, precision = parity.engine, parity.precision
+    made = f"{checkpoint.name} is a graph exported for {name} in {precision}"
+    other = f"or open the folder it was made from ({parity.source})"
+    if device != "cpu" or engine not in ("auto", name):
+        raise ModelError(f"{made}, on the CPU; leave engine= and device= out, {other}")
+    if profile != "default" and _PRECISIONS[profile] != precision:
+        raise ModelError(f"{made}, and profile {profile!r} is {_PRECISIONS[profile]}; leave profile= out, {other}")
+    usable, reason = _openvino_abilities() if name == "openvino" else (True, "")
+    if not usable:
+        raise ModelError(f"{made}: {reason}; pip install openvino, {other}")
+    place = graph_files(checkpoint.folder)[0]
+    try:
+        run = _openvino(place, "fp32", workers) if name == "openvino" else _onnxruntime(place, workers)
+    except Exception as error:  # engines raise errors of many types
+        raise ModelError(
+            f"{place}: {name} cannot open it ({type(error).__name__}: {error}); export it again"
+        ) from error
+
+    def infer(batch: Batch) -> Logits:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        return run(inputs | {"token_type_ids": batch.types} if checkpoint.typed else inputs)[:, 0]
+
+    why = f"exported in {precision}, within {parity.tolerance:.3g} of its model in fp32 ({parity.largest:.3g} measured)"
+    return Engine(name, precision, workers, why, infer, alone=infer)
 
 
 def open_engine(
@@ -266,11 +336,17 @@ def open_engine(
         raise ModelError(f"engine {engine!r} is not known; choose one of {', '.join(ENGINES)}")
     if profile not in PROFILES:
         raise ModelError(f"profile {profile!r} is not known; choose one of {', '.join(PROFILES)}")
-    if device != "cpu" or engine == "torch":
+    if checkpoint.exported is not None:
+        return _exported(checkpoint, checkpoint.exported, engine, profile, _workers(threads), device)
+    graphs = checkpoint.kind in GRAPHS and checkpoint.head.kind == "classifier"
+    if not graphs and engine in ("openvino", "onnxruntime"):
+        raise ModelError(
+            f"engine {engine!r} computes our own graphs, and there is none of {checkpoint.kind!r}; "
+            "leave engine= out: the extra `torch` runs it"
+        )
+    if device != "cpu" or engine == "torch" or not graphs:
         return _torch(checkpoint, engine, profile, threads, device)
-    if threads is not None and threads < 1:
-        raise ModelError(f"threads is {threads}; give 1 or more, or None for one per core")
-    workers = min(threads or cores(), 64)
+    workers = _workers(threads)
     usable, abilities = (False, "onnxruntime was asked for") if engine == "onnxruntime" else _openvino_abilities()
     if engine == "openvino" and not usable:
         raise ModelError(f"engine 'openvino' cannot be used: {abilities}; pip install openvino, or engine='auto'")
@@ -290,27 +366,24 @@ def open_engine(
     # what does not compute on integers computes in bf16 where it can
     compute = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16) else "fp32"
     runs, kept = {}, ""
-    for part, build in _graphs(checkpoint, scales).items():
-        place, kept = _kept(
-            cache,
-            f"{part.replace(' ', '-')}-{variant}-{checkpoint.digest}-{name}",
-            lambda build=build: bytes(build().SerializeToString()),  # type: ignore[misc]
-            _intermediate if usable else _onnx,
-        )
-        # neighbours in a ranking are closer than bf16 can tell apart, so a head of its own computes in fp32
-        part_precision = "fp32" if part.endswith("head") else compute
-        try:
-            runs[part] = _openvino(place, part_precision, workers) if usable else _onnxruntime(place, workers)
-        except Exception as error:  # engines raise errors of many types
-            if isinstance(place, bytes):
-                raise
-            raise ModelError(
-                f"{name} cannot open the graph kept in {place} ({type(error).__name__}); "
-                "delete that folder, and it is built again"
-            ) from error
+    with contextlib.ExitStack() as stack:
+        for part, build in graph_builders(checkpoint, scales).items():
+            called = f"{part.replace(' ', '-')}-{variant}-{checkpoint.digest}-{name}"
+            place, kept = _kept(cache, called, build, _intermediate if usable else saved, stack)
+            # neighbours in a ranking are closer than bf16 can tell apart, so a head of its own computes in fp32
+            part_precision = "fp32" if part.endswith("head") else compute
+            try:
+                runs[part] = _openvino(place, part_precision, workers) if usable else _onnxruntime(place, workers)
+            except Exception as error:  # engines raise errors of many types
+                if isinstance(place, bytes):
+                    raise
+                raise ModelError(
+                    f"{name} cannot open the graph kept in {place} ({type(error).__name__}); "
+                    "delete that folder, and it is built again"
+                ) from error
     how = f"{why}; graph {kept}"
     if checkpoint.encoder.apart is None:
-        return Engine(name, precision, workers, how, _whole(runs), variant)
+        return Engine(name, precision, workers, how, _whole(runs, typed=checkpoint.typed), variant)
 
     def infer(batch: Batch) -> Logits:
         return _finish(runs, batch, *_read(runs, batch))

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,14 +27,14 @@ from secondpass.scoring.batching import Batch, stack
 from secondpass.scoring.checkpoint import Checkpoint, Golden
 from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.engines import Begun, Engine, open_engine
-from secondpass.scoring.prepare import Prepared, Row, prepare, query_limit
+from secondpass.scoring.prepare import Prepared, Row, prepare
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.schedule import Schedule
 from secondpass.scoring.stopping import behind, going_on
 from secondpass.scoring.tokens import KEEP_BYTES, Tokens
 from secondpass.types import NEVER, Deadline, Scores, StageTrace, Status
 
-__all__ = ["PairScorer", "because", "open_scorer"]
+__all__ = ["PairScorer", "because", "fits", "open_scorer"]
 
 _FP32_TOLERANCE = 1e-3  # between two fp32 engines on one checkpoint; weights in fp16 are upcast before
 _BF16_SHARE = 0.05  # for a checkpoint without stated tolerances: of the largest golden logit, at least of 1
@@ -108,7 +108,11 @@ class PairScorer:
             "why": self.engine.why,
             "workers": self.engine.workers,
             "max_length": self.max_length,
-            "query_limit": query_limit(self.max_length),
+            "query_limit": self.checkpoint.frame.query_limit(self.max_length),
+            "activation": self.checkpoint.activation,
+            "family": self.checkpoint.family,
+            "template": self.checkpoint.frame.digest,
+            "licence": self.checkpoint.licence,
         }
 
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER, go_on: float = 1.0) -> Scores:
@@ -191,7 +195,7 @@ class PairScorer:
             truncated=truncated,
             cut_tokens=cut,
             skipped=dict(skipped),
-            skipped_because=because(skipped, query_limit(self.max_length)),
+            skipped_because=because(skipped, self.checkpoint.frame.query_limit(self.max_length)),
             detail={
                 **self.detail,
                 "cost": {name: float(f"{value:.4g}") for name, value in costs.items()},
@@ -308,8 +312,9 @@ class PairScorer:
         return _Done(batch, *self._timed(self.cost, batch, lambda: self.engine.infer(batch)))
 
     def _stacked(self, positions: Sequence[int], rows: Sequence[Row]) -> Batch:
-        split = self.checkpoint.encoder.apart is not None
-        return stack(positions, rows, self.checkpoint.special[2], self.max_length, split=split)
+        checkpoint = self.checkpoint
+        split, typed = checkpoint.shares_query, checkpoint.frame.typed
+        return stack(positions, rows, checkpoint.pad, self.max_length, split=split, typed=typed)
 
     def _turn(self, schedule: Schedule, work: _Work) -> _Done | None:
         """One batch, chosen when a worker is free for it; None where nothing is left that can end in time."""
@@ -405,14 +410,18 @@ def because(skipped: Mapping[str, int], limit: int) -> str:
     return "; ".join(f"{count}: {reasons[status]}" for status, count in sorted(skipped.items()))
 
 
-def _reference(checkpoint: Checkpoint, cache: Path | None, max_length: int) -> list[Golden]:
-    """Probe pairs with logits from the portable engine in fp32."""
-    engine = open_engine(checkpoint, engine="onnxruntime", profile="exact", threads=1, cache=cache)
+def _reference(checkpoint: Checkpoint, chosen: Engine, cache: Path | None, max_length: int) -> list[Golden]:
+    """Probe pairs with logits from the portable engine in fp32; where there is none, from the chosen engine's own
+    plainest path, since a second copy of a large model in fp32 may not fit the machine."""
+    if chosen.alone is not None:
+        engine = replace(chosen, infer=chosen.alone, workers=1)
+    else:
+        engine = open_engine(checkpoint, engine="onnxruntime", profile="exact", threads=1, cache=cache)
     scorer = PairScorer(checkpoint, engine, max_length=max_length, batch_tokens=1, tolerance=0.0)
     try:
         out = []
         for query, text in PROBES:
-            if not _fits(checkpoint, query, text, max_length):
+            if not fits(checkpoint, query, text, max_length):
                 continue
             (value,) = scorer.score(query, [text]).values
             if value is None:
@@ -440,20 +449,21 @@ def open_scorer(
     """Compile a checkpoint and check it against its golden pairs.
 
     A folder without golden.json is compared with the portable engine in fp32 on fixed probe pairs.
-    `max_length` may shorten the checkpoint's own length, never stretch it. `batch_tokens` bounds the
+    `max_length` may be any that the checkpoint can read, see `Checkpoint.longest`. `batch_tokens` bounds the
     padded tokens of a batch (None: what suits the engine), `keep_tokens` the bytes for tokens of texts seen before.
     Raises ModelError, and GoldenError where the scores are wrong.
     """
-    if max_length is not None and not 16 <= max_length <= checkpoint.max_length:
-        raise ModelError(f"max_length is {max_length}; {checkpoint.name} takes 16 to {checkpoint.max_length} tokens")
+    least = checkpoint.frame.shortest
+    if max_length is not None and not least <= max_length <= checkpoint.longest:
+        raise ModelError(f"max_length is {max_length}; {checkpoint.name} takes {least} to {checkpoint.longest} tokens")
     if batch_tokens is not None and batch_tokens < 1:
         raise ModelError(f"batch_tokens is {batch_tokens}; give at least 1")
     length = max_length or checkpoint.max_length
     chosen = open_engine(checkpoint, device=device, engine=engine, profile=profile, threads=threads, cache=cache)
     budget = batch_tokens or chosen.batch_tokens
     # golden scores belong to the full length; a shorter setting cuts long pairs and changes them on purpose
-    golden = [pair for pair in checkpoint.golden if _fits(checkpoint, pair.query, pair.document, length)]
-    golden = golden or _reference(checkpoint, cache, length)
+    golden = [pair for pair in checkpoint.golden if fits(checkpoint, pair.query, pair.document, length)]
+    golden = golden or _reference(checkpoint, chosen, cache, length)
     largest = max(1.0, max(abs(pair.logit) for pair in golden))
     default = _FP32_TOLERANCE * largest if chosen.precision == "fp32" else _BF16_SHARE * largest
     tolerance = checkpoint.tolerance.get(chosen.precision, default)
@@ -468,6 +478,7 @@ def open_scorer(
     return scorer
 
 
-def _fits(checkpoint: Checkpoint, query: str, text: str, length: int) -> bool:
+def fits(checkpoint: Checkpoint, query: str, text: str, length: int) -> bool:
+    """Whether the pair can be scored and is read whole within so many tokens."""
     (row,) = prepare(checkpoint, query, [text], Tokens(checkpoint.tokenizer, length, keep_bytes=0)).rows
     return row is not None and row.cut_tokens == 0

@@ -1,8 +1,7 @@
 """From texts to rows of token ids: what goes in, what is cut, what cannot be scored.
 
-Knows: the pair layout `[CLS] query [SEP] document [SEP]`, with a second [CLS] before the document for a split
-encoder, and its limits. Refuses to know: engines and rankings. The query is never cut; only the document is, and by how
-much is told.
+Knows: the frame that a checkpoint lays its pairs out in, and its limits. Refuses to know: engines and rankings. The
+query is never cut, nor what stands behind the document; only the document is, and by how much is told.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.scoring.checkpoint import Checkpoint
+from secondpass.scoring.frame import Frame
 from secondpass.scoring.tokens import Tokens
 from secondpass.types import Status
 
-__all__ = ["Prepared", "Row", "prepare", "query_limit"]
+__all__ = ["Prepared", "Row", "asked", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One pair, ready for an engine. `query_tokens` counts [CLS] query [SEP]; `ids` is the whole pair."""
+    """One pair, ready for an engine. `query_tokens` counts the query's side; `ids` is the whole pair."""
 
     ids: NDArray[np.uint32]
     query_tokens: int
@@ -43,34 +43,33 @@ class Prepared:
     tokenized: int = 0
 
 
-def query_limit(max_length: int) -> int:
-    """The most tokens a query may have: three quarters of the length, so that a document has room."""
-    return max_length * 3 // 4 - 3
+def asked(frame: Frame, query: str, tokens: Tokens) -> NDArray[np.uint32] | None:
+    """The query's tokens, with the frame's text around it; None where they exceed `Frame.query_limit`."""
+    (read,) = tokens.of([query.join(frame.asked)])
+    return None if read.more or len(read.ids) > frame.query_limit(tokens.max_length) else read.ids
 
 
 def prepare(checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens: Tokens) -> Prepared:
     """Rows for one query against many texts, of at most `tokens.max_length` tokens each.
 
-    Statuses: SCORED where a row stands; QUERY_TOO_LONG for all where the query exceeds `query_limit`;
+    Statuses: SCORED where a row stands; QUERY_TOO_LONG for all where the query exceeds `Frame.query_limit`;
     NOT_TEXT and EMPTY for documents with nothing to score. `cut_tokens` counts what was tokenized and
     did not fit; of a document of more than 20,000 characters it is a lower bound.
     """
-    start, separator, _ = checkpoint.special
-    (asked,) = tokens.of([query])
-    if asked.more or len(asked.ids) > query_limit(tokens.max_length):
+    frame = checkpoint.frame
+    ids = asked(frame, query, tokens)
+    if ids is None:
         return Prepared((None,) * len(texts), (Status.QUERY_TOO_LONG,) * len(texts))
-    head = np.array([start, *asked.ids.tolist(), separator], dtype=np.uint32)
-    split = checkpoint.encoder.apart is not None
-    opening = np.array([start] if split else [], dtype=np.uint32)
-    tail = np.array([separator], dtype=np.uint32)
-    room = tokens.max_length - len(head) - len(opening) - 1
+    head = _ids(*frame.before, *ids.tolist(), *frame.between)
+    opening, tail = _ids(*frame.opening), _ids(*frame.after)
+    room = tokens.max_length - len(head) - len(opening) - len(tail)
     statuses = [
         Status.NOT_TEXT if not isinstance(text, str) else Status.SCORED if text.strip() else Status.EMPTY
         for text in texts
     ]
     usable = [i for i, status in enumerate(statuses) if status is Status.SCORED]
     rows: list[Row | None] = [None] * len(texts)
-    documents = tokens.of([str(texts[i]) for i in usable])
+    documents = tokens.of([frame.lead + str(texts[i]) for i in usable])
     for i, document in zip(usable, documents, strict=True):
         count = len(document.ids)
         if not count:  # only characters that the tokenizer drops
@@ -78,7 +77,11 @@ def prepare(checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens:
             continue
         read = min(count, room)
         cut = count - read or int(document.more)
-        end = document.end(read) if cut else len(str(texts[i]))
+        end = max(document.end(read) - len(frame.lead), 0) if cut else len(str(texts[i]))
         rows[i] = Row(np.concatenate((head, opening, document.ids[:read], tail)), len(head), cut, (0, end))
     kept = sum(document.kept for document in documents)
     return Prepared(tuple(rows), tuple(statuses), kept, len(documents) - kept)
+
+
+def _ids(*ids: int) -> NDArray[np.uint32]:
+    return np.array(ids, dtype=np.uint32)

@@ -153,6 +153,7 @@ def write_calibration(checkpoint: Checkpoint, calibration: Calibration) -> None:
     alone, both = calibration.alone, calibration.with_first
     value = {
         "model": checkpoint.digest,
+        "template": checkpoint.frame.digest,
         "alone": {"logit": alone.logit, "intercept": alone.intercept},
         "with_first": {"logit": both.logit, "first": both.first, "intercept": both.intercept},
     }
@@ -169,13 +170,14 @@ def read_calibration(checkpoint: Checkpoint) -> Calibration | None:
         return None
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
-        made_for = value["model"]
+        made_for = value["model"], value["template"]
         alone, both = ({name: float(number) for name, number in value[key].items()} for key in ("alone", "with_first"))
         maps = alone["logit"], alone["intercept"], both["logit"], both["intercept"], both["first"]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: damaged ({error}); copy it again, or fit it again and write it") from error
-    if made_for != checkpoint.digest:
-        raise ModelError(f"{path}: this calibration was made for another model than the folder's; fit it again")
+    if made_for != (checkpoint.digest, checkpoint.frame.digest):
+        what = "model" if made_for[0] != checkpoint.digest else "template"
+        raise ModelError(f"{path}: this calibration was made for another {what} than the folder's; fit it again")
     try:
         return Calibration(Logistic(*maps[:2]), Logistic(*maps[2:]))
     except ModelError as error:

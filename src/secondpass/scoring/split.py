@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.scoring.checkpoint import Encoder
-from secondpass.scoring.graph import MASKED, Bert, Tensors, finished
+from secondpass.scoring.graph import Bert, finished
+from secondpass.scoring.graph_parts import MASKED, Tensors
 
 __all__ = ["apart_block", "both_sides", "joint_block", "pair_head"]
 

@@ -68,7 +68,7 @@ class Tokens:
         self.keep_bytes = keep_bytes
         self._tokenizer = tokenizer
         self._limit = max(max_length * _CHARACTERS_PER_TOKEN, _CHARACTERS)
-        self._never_cut = max_length // 4  # what a document has beside the longest query, see prepare.query_limit
+        self._never_cut = max_length // 4  # what a document has beside the longest query, see Frame.query_limit
         self.clear()
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,12 +49,13 @@ if TYPE_CHECKING:
 else:
     torch = require("torch", extra="torch", purpose="scoring with torch")
 
-__all__ = ["open_torch"]
+__all__ = ["BATCH_TOKENS", "DTYPES", "PIECE", "Place", "device_of", "open_torch", "precision_of"]
 
 F = torch.nn.functional
 
-_BATCH_TOKENS = 32_768  # enough that a GPU computes rather than starts kernels
-_PIECE = 128  # texts tokenized while the GPU works on those before
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_TOKENS = 32_768  # enough that a GPU computes rather than starts kernels
+PIECE = 128  # texts tokenized while the GPU works on those before
 _GRAPHS, _GRAPH_TOKENS = 16, 16_384  # CUDA graphs at most, and the largest batch that gets one
 
 
@@ -105,7 +107,7 @@ def _rounded(count: int, least: int) -> int:
     return -(-count // step) * step
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """Raises ModelError where it is not there, saying what is."""
     mps = torch.backends.mps.is_available()
     found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
@@ -125,7 +127,7 @@ def _rounds(device: torch.device) -> bool:
     return bool((x @ torch.eye(256, device=device) != x).any())
 
 
-def _precision(device: torch.device, profile: str) -> tuple[str, str]:
+def precision_of(device: torch.device, profile: str) -> tuple[str, str]:
     """fp32, bf16 or fp16, and why."""
     if profile == "exact":
         if _rounds(device):
@@ -147,6 +149,50 @@ def _precision(device: torch.device, profile: str) -> tuple[str, str]:
     if major >= 8:
         return "bf16", f"the GPU has bf16 (compute capability {major}.{minor})"
     return "fp16", f"the GPU has no bf16 (compute capability {major}.{minor})"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device that several threads hand work to, one at a time; they wait for what it computes outside of that."""
+
+    device: torch.device
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def cuda(self) -> bool:
+        return bool(self.device.type == "cuda")
+
+    @property
+    def name(self) -> str:
+        return str(torch.cuda.get_device_name(self.device) if self.cuda else self.device.type)
+
+    @property
+    def workers(self) -> int:
+        return 2 if self.cuda else 1  # one tokenizes while the other waits for the GPU
+
+    def current(self) -> Any:
+        """A context in which the device is the current one; that belongs to the thread, so each call sets it."""
+        return torch.cuda.device(self.device) if self.cuda else nullcontext()
+
+    def sent(self, array: NDArray[Any]) -> torch.Tensor:
+        """The array, on the device."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.cuda else tensor.to(self.device)
+
+    def computed(self, work: Callable[[], Sequence[torch.Tensor]]) -> list[NDArray[np.float32]]:
+        """What `work` gives, brought from the device. Two works never run at once."""
+        with torch.inference_mode(), self.current():
+            with self.turn:
+                made = work()
+                if not self.cuda:
+                    return [np.array(one.float().cpu().numpy()) for one in made]
+                # into pinned memory, so that waiting for this batch is not waiting for the next one too
+                hosts = [torch.empty(one.shape, dtype=torch.float32, pin_memory=True) for one in made]
+                for host, one in zip(hosts, made, strict=True):
+                    host.copy_(one, non_blocking=True)
+                ready = torch.cuda.current_stream().record_event()
+            ready.synchronize()
+            return [np.array(host.numpy()) for host in hosts]
 
 
 def _attention(checkpoint: Checkpoint, device: torch.device, precision: str) -> tuple[Attention, str]:
@@ -245,58 +291,32 @@ def open_torch(checkpoint: Checkpoint, *, device: str, profile: str, graphs: boo
     split = checkpoint.encoder.apart is not None
     if graphs and split:
         raise ModelError(f"CUDA graphs are for classifiers; {checkpoint.name} is a split encoder")
-    place = _device(device)
-    precision, chosen = _precision(place, profile)
-    attend, attending = _attention(checkpoint, place, precision)
+    place = Place(device_of(device))
+    precision, chosen = precision_of(place.device, profile)
+    attend, attending = _attention(checkpoint, place.device, precision)
     if graphs and attend is not packed_attention:
         raise ModelError(f"CUDA graphs need packed attention; here it is {attending}")
-    cuda = place.type == "cuda"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    turn = threading.Lock()  # one caller at a time hands work to the device; the waiting is done outside of it
-
-    def on_device() -> Any:  # the current device belongs to the thread, so each call sets it
-        return torch.cuda.device(place) if cuda else nullcontext()
-
-    def sent(array: NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(place, non_blocking=True) if cuda else tensor.to(place)
-
-    def computed(work: Callable[[], Sequence[torch.Tensor]]) -> list[NDArray[np.float32]]:
-        """What `work` gives, brought from the device."""
-        with torch.inference_mode(), on_device():
-            with turn:
-                made = work()
-                if not cuda:
-                    return [np.array(one.float().cpu().numpy()) for one in made]
-                # into pinned memory, so that waiting for this batch is not waiting for the next one too
-                hosts = [torch.empty(one.shape, dtype=torch.float32, pin_memory=True) for one in made]
-                for host, one in zip(hosts, made, strict=True):
-                    host.copy_(one, non_blocking=True)
-                ready = torch.cuda.current_stream().record_event()
-            ready.synchronize()
-            return [np.array(host.numpy()) for host in hosts]
-
+    sent, computed = place.sent, place.computed
     infer: Callable[[Batch], Logits]
     begin = finish = None
-    with torch.inference_mode(), on_device():
-        weights = Weights(checkpoint.weights(), place, dtype)
+    with torch.inference_mode(), place.current():
+        weights = Weights(checkpoint.weights(), place.device, DTYPES[precision])
         if split:
             infer, begin, finish = _split_passes(SplitModel(checkpoint.encoder, weights, attend), sent, computed)
         else:
             infer = _classifying(Classifier(checkpoint.encoder, weights, attend), graphs, sent, computed)
     stops = checkpoint.encoder.apart in checkpoint.encoder.exits
 
-    named = torch.cuda.get_device_name(place) if cuda else place.type
-    gpu = place.type != "cpu"
+    gpu = place.device.type != "cpu"
     return Engine(
         "torch",
         precision,
-        workers=2 if cuda else 1,  # one tokenizes while the other waits for the GPU
-        why="; ".join((chosen, attending, *(["CUDA graphs"] if graphs else []), named)),
+        workers=place.workers,
+        why="; ".join((chosen, attending, *(["CUDA graphs"] if graphs else []), place.name)),
         infer=infer,
-        variant=place.type,
-        piece=_PIECE if gpu else None,
-        batch_tokens=_BATCH_TOKENS if gpu else 512,
+        variant=place.device.type,
+        piece=PIECE if gpu else None,
+        batch_tokens=BATCH_TOKENS if gpu else 512,
         packed=True,
         begin=begin if stops else None,
         finish=finish if stops else None,

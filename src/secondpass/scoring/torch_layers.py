@@ -1,4 +1,4 @@
-"""A BERT's layers and its classifier in torch, on packed tokens: graph.py's arithmetic written out once more.
+"""The layers and the classifier of BERT and its kin in torch, on packed tokens: graph.py's arithmetic once more.
 
 Knows: torch, and rows of tokens that lie side by side. Refuses to know: devices, precisions, texts, rankings,
 transformers; the weights are read as plain tensors. Importing this module needs the extra `torch`.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,14 @@ __all__ = [
 ]
 
 F = torch.nn.functional
+
+_ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +159,14 @@ class Bert:
     def __init__(self, encoder: Encoder, weights: Weights, attend: Attention) -> None:
         self.encoder, self.attend = encoder, attend
         self.heads = (encoder.heads, encoder.hidden // encoder.heads)
-        self.activated = F.relu if encoder.activation == "relu" else F.gelu
-        tables = ("word_embeddings", "token_type_embeddings", "position_embeddings")
-        self._tables = [weights.tensor(f"embeddings.{name}.weight") for name in tables]
+        self.activated = _ACTIVATIONS[encoder.activation]
+        name = "embeddings.token_type_embeddings.weight"
+        self._types = weights.tensor(name) if name in weights.tensors else None
+        self._words = weights.tensor("embeddings.word_embeddings.weight")
+        self._positions = weights.tensor("embeddings.position_embeddings.weight")[encoder.first_position :]
         self._norm = weights.pair("embeddings.LayerNorm")
+        project = "embeddings_project"  # where embeddings are narrower than what the layers compute on
+        self._project = weights.pair(project) if f"{project}.weight" in weights.tensors else None
         self.mixing, self._rest = [], []
         for i in range(encoder.layers):
             at = f"encoder.layer.{i}"
@@ -164,9 +177,11 @@ class Bert:
 
     def embedded(self, packed: Packed) -> torch.Tensor:
         """[T, hidden]."""
-        words, types, positions = self._tables
-        x = F.embedding(packed.ids, words) + F.embedding(packed.types, types) + F.embedding(packed.positions, positions)
-        return self._normalised(x, self._norm)
+        x = F.embedding(packed.ids, self._words)
+        if self._types is not None:  # where there is one type, all are of it
+            x = x + (F.embedding(packed.types, self._types) if len(self._types) > 1 else self._types)
+        x = self._normalised(x + F.embedding(packed.positions, self._positions), self._norm)
+        return x if self._project is None else F.linear(x, *self._project)
 
     def projected(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value in layer i, each [T, heads, width]."""
@@ -192,14 +207,15 @@ class Bert:
         return self.rest(i, first, self.attend(query, key, value, even_rows(len(rows), 1, x.device), rows))
 
     def _normalised(self, x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return F.layer_norm(x, (self.encoder.hidden,), *norm, self.encoder.epsilon)
+        return F.layer_norm(x, norm[0].shape, *norm, self.encoder.epsilon)
 
 
 class Classifier:
-    """A BERT with pooler and classifier."""
+    """A BERT, or one of its kin, with pooler and classifier."""
 
     def __init__(self, encoder: Encoder, weights: Weights, attend: Attention) -> None:
         self._bert = Bert(encoder, weights, attend)
+        self._head_activated = _ACTIVATIONS[encoder.head_activation]
         self._pooler = weights.pair("pooler.dense", dtype=torch.float32)
         self._classifier = weights.pair("classifier", dtype=torch.float32)
 
@@ -210,4 +226,4 @@ class Classifier:
         for i in range(last):
             x = bert.layer(i, x, packed.rows)
         x = bert.layer_of_first(last, x, packed.rows)  # what comes out of the last layer is needed for [CLS] alone
-        return F.linear(torch.tanh(F.linear(x.float(), *self._pooler)), *self._classifier).flatten()
+        return F.linear(self._head_activated(F.linear(x.float(), *self._pooler)), *self._classifier).flatten()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from secondpass.extras import require
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.checkpoint import Encoder
-from secondpass.scoring.graph import MASKED
+from secondpass.scoring.graph_parts import MASKED
 from secondpass.scoring.torch_layers import Attention, Bert, Packed, Rows, Weights, even_rows, padded
 
 if TYPE_CHECKING:

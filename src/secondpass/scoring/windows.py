@@ -21,7 +21,8 @@ from itertools import groupby
 from typing import Literal, get_args
 
 from secondpass.errors import InputError
-from secondpass.scoring.prepare import query_limit
+from secondpass.scoring.frame import Frame
+from secondpass.scoring.prepare import asked
 from secondpass.scoring.tokens import Tokenized, Tokens
 from secondpass.types import NEVER, Deadline, Scorer, Scores, Status
 
@@ -33,7 +34,6 @@ _FIRST = 0.05  # what the first window is ahead, as a share of all weight: begin
 _PREFIX = 5  # letters of a query word that a word of the text has to begin with
 _BLOCK = 4  # characters a token, for the blocks by which a huge text is narrowed before any of it is tokenized
 _TOGETHER = 8  # texts tokenized between two looks at the clock
-_SPECIALS = 3  # [CLS] query [SEP] document [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Windowed:
         scorer: is asked once, with all windows, text by text and each text's most promising window first. So under a
             deadline the order of the texts decides; a text of which only some windows were scored counts with those.
         tokens: the scorer's own, so that a text is tokenized once for both; its `max_length` is what the scorer reads.
+        frame: what stands around the pair there.
 
     Raises InputError for a number that cannot be meant.
     """
@@ -83,6 +84,7 @@ class Windowed:
         self,
         scorer: Scorer,
         tokens: Tokens,
+        frame: Frame,
         *,
         windows: int = 2,
         overlap: float = 0.25,
@@ -99,6 +101,7 @@ class Windowed:
         self.overlap = overlap
         self.pooling = pooling
         self._tokens = tokens
+        self._frame = frame
 
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER) -> Scores:
         """As the wrapped scorer answers, but for long texts.
@@ -174,10 +177,10 @@ class Windowed:
         """What to score of each text that is too long, by its position."""
         if self.pooling == "first":
             return {}
-        (asked,) = self._tokens.of([query])
-        if asked.more or len(asked.ids) > query_limit(self._tokens.max_length):
+        ids = asked(self._frame, query, self._tokens)
+        if ids is None:
             return {}  # the scorer says so, for every text
-        room = self._tokens.max_length - len(asked.ids) - _SPECIALS
+        room = self._tokens.max_length - len(ids) - self._frame.tokens - bool(self._frame.lead)
         pattern = _pattern(query)
         doubtful = [i for i, text in enumerate(texts) if isinstance(text, str) and not _surely_fits(text, room)]
         plans: dict[int, _Long] = {}

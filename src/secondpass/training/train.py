@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from secondpass.errors import ConfigError
 from secondpass.extras import require
 from secondpass.scoring.checkpoint import SPLIT
-from secondpass.scoring.prepare import query_limit
+from secondpass.scoring.frame import query_limit
 from secondpass.training.data import Group, read_groups, read_pairs, write_groups
 from secondpass.training.negatives import Encode, dev_pools, mine
 from secondpass.training.recipe import Base, DataSet, Recipe
