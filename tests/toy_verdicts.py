@@ -56,6 +56,7 @@ def full_verdict() -> Verdict:
         controls=[System(HOSTILE, better, dict.fromkeys(qrels, 0.004)), System("untimed", better)],
         price=Price(0.4, 0.0001, "EUR"),
         queries_per_day=10_000,
+        licence=HOSTILE,
         truncated={key: ["r"] for key in qrels},
         fields={"team": {key: HOSTILE if i % 3 else "b" for i, key in enumerate(qrels)}},
     )

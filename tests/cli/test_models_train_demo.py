@@ -1,4 +1,4 @@
-"""models, train and demo."""
+"""train and demo."""
 
 from __future__ import annotations
 
@@ -11,27 +11,7 @@ import pytest
 
 from cli.conftest import Run
 from secondpass.cli import train
-from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.training.data import read_pairs
-from secondpass.weights import SHIPPED
-
-
-def test_a_model_is_described_as_it_is(run: Run, tiny: Path) -> None:
-    (row,) = json.loads(run("models", tiny, "--json").out)
-    assert row["name"] == str(tiny)
-    assert row["bytes"] == sum(file.stat().st_size for file in tiny.iterdir())
-    assert (row["layers"], row["max_length"], row["digest"]) == (2, 128, open_checkpoint(tiny).digest)
-    assert row["precision"] in ("bf16", "fp32")
-    text = run("models", tiny).out
-    assert row["digest"] in text
-    assert f"{row['precision']} on {row['engine']}" in text
-    assert max(map(len, text.splitlines())) <= 80
-
-
-def test_what_ships_is_listed(run: Run) -> None:
-    rows = json.loads(run("models", "--json").out)
-    assert [row["name"] for row in rows] == list(SHIPPED)
-    assert all(row["languages"] == ["en"] for row in rows)
 
 
 def test_without_the_extra_the_install_line_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

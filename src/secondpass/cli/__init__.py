@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from secondpass import __version__
-from secondpass.cli import audit, bench, compare, demo, index, judge, models, rerank, search, train, tune
+from secondpass.cli import audit, bench, compare, demo, export, index, judge, models, rerank, search, train, tune
 from secondpass.cli.terminal import say
 from secondpass.errors import SecondpassError
 
@@ -39,12 +39,13 @@ _COMMANDS: dict[str, ModuleType] = {
     "judge": judge,
     "bench": bench,
     "train": train,
+    "export": export,
     "models": models,
 }
 
 
 class _InOrder(TyperGroup):
-    """Commands as they are listed above, also the one that has commands of its own."""
+    """Commands as they are listed above, also those that have commands of their own."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
@@ -59,8 +60,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, module in _COMMANDS.items():
-    if module is audit:
-        app.add_typer(audit.app, name=name)
+    if module in (audit, models):  # those that have commands of their own
+        app.add_typer(module.app, name=name)
     else:
         app.command(name)(module.command)
 

@@ -12,10 +12,12 @@ import typer
 from secondpass.cli.audited import Asked, audit_collection, default_controls, read_sweep
 from secondpass.cli.measured import first_queries
 from secondpass.cli.options import (
+    AllowOption,
     CollectionOption,
     ConfigOption,
     DeltaOption,
     DepthOption,
+    FamilyOption,
     IndexOption,
     JsonOption,
     MetricOption,
@@ -55,6 +57,8 @@ def command(
     retriever: RetrieverOption = None,
     queries: QueriesOption = None,
     model: ModelOption = None,
+    family: FamilyOption = None,
+    allow: AllowOption = None,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="RUN", help="Instead of running anything: the run before,")
     ] = None,
@@ -135,16 +139,18 @@ def command(
         index=index,
         retriever=retriever,
         model=model,
+        family=family,
+        allow=allow,
         depth=None if baseline else depth,
     )
     judging = _judging(settings, metric, delta, budget_ms, fields)
     if any((baseline, reranked, qrels)):
         if baseline is None or reranked is None or qrels is None or collection is not None:
             raise typer.BadParameter("give all of --baseline, --reranked and --qrels, and no --collection")
-        if any(option is not None for option in (queries, index, retriever, model, sweep)):
+        if any(option is not None for option in (queries, index, retriever, model, family, allow, sweep)):
             raise typer.BadParameter(
                 "goes with --collection, not with two runs",
-                param_hint="--queries, --index, --retriever, --model, --sweep",
+                param_hint="--queries, --index, --retriever, --model, --family, --allow, --sweep",
             )
         others = named(control or (), "--control NAME=RUN")
         times = named(timings or (), "--timings NAME=FILE")

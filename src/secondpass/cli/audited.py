@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from secondpass.cascade import Cascade, Stage
-from secondpass.cli.measured import Measured, measure, uncached
+from secondpass.cli.measured import Measured, licences, measure, uncached
 from secondpass.cli.terminal import bar
 from secondpass.cli.views import language_note, looks_foreign, scored_ids
 from secondpass.config import PARTS_OF, Config, StageTable, build_first_stages, build_stages
@@ -55,6 +55,7 @@ def audit_collection(settings: Config, collection: Collection, asked: Asked) -> 
     judging = {"price": _price(settings), "queries_per_day": settings.price.queries_per_day, **asked.judging}
     controls = [System(name, one.baseline, one.seconds_baseline, licence="") for name, one in others.items()]
     options = {**judging, "controls": controls, "truncated": _truncated(settings, measured)}
+    options["licence"] = licences(measured)
     verdict = verdict_on(measured, collection, pool, names_of(settings), options)
     if verdict.decision is Decision.TOO_SLOW:
         verdict = fitted(verdict, _smaller_depths(settings, measured, verdict))

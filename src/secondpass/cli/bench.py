@@ -17,7 +17,14 @@ import typer
 from secondpass.cli.bench_texts import FreshTexts
 from secondpass.cli.bench_views import show
 from secondpass.cli.measured import uncached
-from secondpass.cli.options import ConfigOption, JsonOption, ModelOption, configured
+from secondpass.cli.options import (
+    AllowOption,
+    ConfigOption,
+    FamilyOption,
+    JsonOption,
+    ModelOption,
+    configured,
+)
 from secondpass.cli.terminal import Update, bar, print_json, say
 from secondpass.config import Config, StageTable, build_stages
 from secondpass.errors import ConfigError, InputError
@@ -60,6 +67,8 @@ Measured = dict[Point, list[Request]]
 
 def command(
     model: ModelOption = None,
+    family: FamilyOption = None,
+    allow: AllowOption = None,
     config: ConfigOption = None,
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="NAME", help="default, exact or fast. Without it: default.")
@@ -108,7 +117,8 @@ def command(
         check(plot)  # said now, not after a minute of measuring
     own = _own_texts(texts) if texts is not None else []
     notes: list[str] = []
-    settings = _one_stage(configured(config, model=model), notes, profile, threads, max_length)
+    asked = configured(config, model=model, family=family, allow=allow)
+    settings = _one_stage(asked, notes, profile, threads, max_length)
     reranker = _cross_encoder(settings)
     longest = reranker.scorer.max_length
     lengths = _lengths(tokens, longest)

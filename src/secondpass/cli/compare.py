@@ -14,12 +14,13 @@ from secondpass.cascade import Cascade
 from secondpass.cli.audited import names_of
 from secondpass.cli.compare_views import markdown as as_markdown
 from secondpass.cli.compare_views import terminal
-from secondpass.cli.measured import first_queries, measure, uncached
-from secondpass.cli.models import stated_licence
+from secondpass.cli.measured import first_queries, licences, measure, uncached
 from secondpass.cli.options import (
+    AllowOption,
     CollectionOption,
     ConfigOption,
     DepthOption,
+    FamilyOption,
     IndexOption,
     JsonOption,
     MetricOption,
@@ -41,7 +42,6 @@ from secondpass.evaluation.leaderboard import leaderboard
 from secondpass.evaluation.metrics import parse_metric
 from secondpass.evaluation.systems import Price, System
 from secondpass.evaluation.trec import Qrels, read_qrels, read_run, read_timings
-from secondpass.weights import locate
 
 
 def command(
@@ -72,6 +72,8 @@ def command(
         list[str] | None,
         typer.Option("--model", metavar="MODEL", help="Model to rerank with, over each first stage; repeatable."),
     ] = None,
+    family: FamilyOption = None,
+    allow: AllowOption = None,
     queries: QueriesOption = None,
     depth: DepthOption = None,
     metric: MetricOption = None,
@@ -96,9 +98,10 @@ def command(
     pool = depth or settings.depth
     notes: list[str] = []
     if runs or (settings.systems and collection is None and not retriever and not model):
-        if any(option is not None for option in (index, retriever, model, queries)):
+        if any(option is not None for option in (index, retriever, model, family, allow, queries)):
             raise typer.BadParameter(
-                "goes with --collection, not with run files", param_hint="--index, --retriever, --model, --queries"
+                "goes with --collection, not with run files",
+                param_hint="--index, --retriever, --model, --family, --allow, --queries",
             )
         tables = _tables(runs or (), settings.systems, timings or (), price or (), licence or ())
         if qrels is None and not settings.collection.path:
@@ -109,7 +112,9 @@ def command(
         if any(option is not None for option in (qrels, timings, price, licence)):
             raise typer.BadParameter("goes with NAME=RUN", param_hint="--qrels, --timings, --price, --licence")
         pool = settings.retriever.candidates or pool
-        judgments, systems = _run(settings, _pipelines(config, settings, model, depth), retriever, queries, pool, notes)
+        judgments, systems = _run(
+            settings, _pipelines(config, settings, model, family, allow, depth), retriever, queries, pool, notes
+        )
     else:
         raise typer.BadParameter("give NAME=RUN at least twice with --qrels, or --collection")
     with bar("testing") as update:
@@ -184,7 +189,12 @@ def _read(tables: Sequence[SystemTable], settings: Config, depth: int, notes: li
 
 
 def _pipelines(
-    file: Path | None, settings: Config, models: Sequence[str] | None, depth: int | None
+    file: Path | None,
+    settings: Config,
+    models: Sequence[str] | None,
+    family: str | None,
+    allow: Sequence[str] | None,
+    depth: int | None,
 ) -> dict[str, Config]:
     """The settings of each model, or those of the file, by the name that the tables give them."""
     replace: Any = msgspec.structs.replace
@@ -193,7 +203,10 @@ def _pipelines(
     if not models and not settings.stages:
         raise ConfigError(f"{settings.file}: has no stages; set one, or give --model")
     asked: Sequence[str | None] = models or (None,)
-    found: list[Config] = [replace(settings, stages=configured(file, model=one, depth=depth).stages) for one in asked]
+    found: list[Config] = [
+        replace(settings, stages=configured(file, model=one, family=family, allow=allow, depth=depth).stages)
+        for one in asked
+    ]
     names = [names_of(one)[1] for one in found]
     clash = len(set(names)) < len(names)
     return dict(zip(models if models and clash else names, found, strict=True))
@@ -236,16 +249,7 @@ def _run(
                     measured.reranked,
                     seconds,
                     Price(price.machine_hour, price.call, price.currency),
-                    _licence(pipeline),
+                    licences(measured),
                 )
             )
     return collection.qrels, systems
-
-
-def _licence(settings: Config) -> str:
-    """The licences of the models that rerank; "" where one of them is unknown."""
-    known = [
-        stated_licence(locate(stage.model or "secondpass-mini")) if stage.reranker == "cross-encoder" else ""
-        for stage in settings.stages
-    ]
-    return ", ".join(dict.fromkeys(known)) if all(known) else ""

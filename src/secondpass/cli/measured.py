@@ -22,7 +22,7 @@ from secondpass.evaluation.collections import Collection
 from secondpass.evaluation.wording import counted
 from secondpass.types import Document, Ranking, Reranker, Retriever, as_ranking
 
-__all__ = ["Measured", "first_queries", "measure", "measure_each", "uncached"]
+__all__ = ["Measured", "first_queries", "licences", "measure", "measure_each", "uncached"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,16 @@ def first_queries(collection: Collection, first: int | None) -> Collection:
             *collection.notes,
         ),
     )
+
+
+def licences(measured: Measured) -> str:
+    """The licences of the models that rerank, as their stages tell them; "" where one of them tells none."""
+    told: dict[int, set[str]] = {}  # by stage: one that never began for a query says nothing there
+    for query_id, ranking in measured.after.items():
+        for number, stage in enumerate(ranking.trace[len(measured.found[query_id].trace) :]):
+            told.setdefault(number, set()).update({str(stage.detail.get("licence", ""))} - {""})
+    known = [", ".join(sorted(one)) for one in told.values()]
+    return ", ".join(dict.fromkeys(known)) if all(known) else ""
 
 
 def uncached(settings: Config, notes: list[str]) -> Config:

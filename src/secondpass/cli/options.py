@@ -6,7 +6,7 @@ command does with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +17,15 @@ from secondpass.config import Config, StageTable, find_config
 from secondpass.errors import ConfigError
 
 __all__ = [
+    "AllowOption",
     "CollectionOption",
     "ConfigOption",
     "DeadlineOption",
     "DeltaOption",
     "DepthOption",
+    "FamilyOption",
     "IndexOption",
+    "InstructionOption",
     "JsonOption",
     "MetricOption",
     "ModelOption",
@@ -41,6 +44,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machin
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", metavar="MODEL", help="Shipped name, folder or hub name. Without it: secondpass-mini."),
+]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--family", metavar="NAME", help="How it reads a pair, where its folder does not say (docs/models.md)."
+    ),
+]
+InstructionOption = Annotated[
+    str | None, typer.Option("--instruction", metavar="TEXT", help="What its prompt asks. Without it: as published.")
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="WHAT", help="Accept its licence, pickle or remote-code; repeatable."),
 ]
 DepthOption = Annotated[
     int | None, typer.Option("--depth", metavar="N", min=1, help="Rerank the first N candidates. Without it: 100.")
@@ -79,11 +95,14 @@ def configured(
     index: str | None = None,
     retriever: str | None = None,
     model: str | None = None,
+    family: str | None = None,
+    allow: Sequence[str] | None = None,
     depth: int | None = None,
 ) -> Config:
     """The configuration of `file` (see `find_config`), with what the command line says in its place.
 
-    Raises ConfigError where a model or depth is given but the file has not exactly one stage.
+    A family, an instruction and what is allowed are of the file's own model, so another one comes without them.
+    Raises ConfigError where the stage is to change but the file has not exactly one.
     """
     found = find_config(file)
     replace: Any = msgspec.structs.replace
@@ -96,12 +115,15 @@ def configured(
         collection=changed(found.collection, path=collection, split=split),
         retriever=changed(found.retriever, index=index, name=retriever),
     )
-    if model is None and depth is None:
+    if all(value is None for value in (model, family, allow, depth)):
         return config
     if len(config.stages) != 1:
         raise ConfigError(f"{config.file}: has {len(config.stages)} stages; set the model and the depth there")
     stage: StageTable = config.stages[0]
-    only = replace(stage, model=model or stage.model, depth=depth or stage.depth)
+    if model is not None and model != stage.model:
+        stage = replace(stage, model=model, family=None, instruction=None, allow=None)
+    allowed = stage.allow if allow is None else tuple(allow)
+    only = replace(stage, family=family or stage.family, allow=allowed, depth=depth or stage.depth)
     return replace(config, stages=(only,))  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,15 @@ from typing import IO, Annotated
 import typer
 
 from secondpass.cascade import Cascade
-from secondpass.cli.options import ConfigOption, DeadlineOption, DepthOption, ModelOption, configured
+from secondpass.cli.options import (
+    AllowOption,
+    ConfigOption,
+    DeadlineOption,
+    DepthOption,
+    FamilyOption,
+    ModelOption,
+    configured,
+)
 from secondpass.cli.requests import read_rankings, read_requests
 from secondpass.cli.resume import JSONL, TREC, skip_finished
 from secondpass.cli.terminal import Update, bar, say, stdout_bytes
@@ -49,6 +57,8 @@ def command(
     ] = False,
     deadline_ms: DeadlineOption = None,
     model: ModelOption = None,
+    family: FamilyOption = None,
+    allow: AllowOption = None,
     depth: DepthOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -63,7 +73,7 @@ def command(
     $ secondpass rerank requests.jsonl --out ranked.jsonl --resume
     $ secondpass rerank --run bm25.trec --collection my-collection > out.trec
     """
-    settings = configured(config, collection=collection, model=model, depth=depth)
+    settings = configured(config, collection=collection, model=model, family=family, allow=allow, depth=depth)
     if run is not None and file != STDIN:
         raise typer.BadParameter("give FILE or --run, not both", param_hint="--run")
     if run is not None and trace:

@@ -13,9 +13,11 @@ import typer
 
 from secondpass.cascade import Cascade
 from secondpass.cli.options import (
+    AllowOption,
     ConfigOption,
     DeadlineOption,
     DepthOption,
+    FamilyOption,
     JsonOption,
     ModelOption,
     RetrieverOption,
@@ -55,6 +57,8 @@ def command(
     no_rerank: Annotated[bool, typer.Option("--no-rerank", help="The first stage only.")] = False,
     deadline_ms: DeadlineOption = None,
     model: ModelOption = None,
+    family: FamilyOption = None,
+    allow: AllowOption = None,
     depth: DepthOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -68,7 +72,7 @@ def command(
     $ secondpass search my-index "how do bees find home" --retriever hybrid
     $ secondpass search my-index --queries queries.jsonl --run out.trec
     """
-    settings = configured(config, retriever=retriever, model=model, depth=depth)
+    settings = configured(config, retriever=retriever, model=model, family=family, allow=allow, depth=depth)
     if settings.retriever.index and query is None and queries is None:
         index, query = None, index  # the one word that was given is the query
     settings = msgspec.structs.replace(

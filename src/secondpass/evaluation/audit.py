@@ -70,6 +70,7 @@ def audit(
     queries_per_day: float | None = None,
     depths: Sequence[int] = DEPTHS,
     names: tuple[str, str] = ("baseline", "reranked"),
+    licence: str = "",
     documents: Mapping[str, Document] | None = None,
     queries: Mapping[str, str] | None = None,
     truncated: Mapping[str, Collection[str]] | None = None,
@@ -84,7 +85,7 @@ def audit(
     the latter is held against `budget_ms`, and `p99_at` are p99s in ms that were measured at other depths.
     `controls` are other first stages on the same queries, cut to `depth` as well: what could be done instead, at
     equal or lower cost. `price` is that of the machine that does it all, and of each call of the reranker; a
-    control's own price stands in its `System`. `depths` are those of the curve.
+    control's own price stands in its `System`. `depths` are those of the curve, `licence` is that of what reranks.
     `documents` and `queries` make the examples readable; these, and `truncated`, the ids of documents that were cut to
     the model's length, by query id, are what the diagnosis goes by. `fields` group the queries beside their length and
     question word: a value by query id for each field. Judged queries without results count as 0; queries
@@ -131,6 +132,7 @@ def audit(
         decision=decision,
         reason="",
         names=names,
+        licence=licence,
         metric=str(compute),
         depth=depth,
         queries=len(headroom.queries),

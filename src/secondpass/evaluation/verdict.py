@@ -204,7 +204,7 @@ class Verdict:
     `cost` is None where no price is known. `controls` are the other first stages that were measured, `curve` the
     depths (none where the reranked run does not hold all of the pool), `sweeps` other settings that were asked for.
     `diagnosis` says what each query shows, `segments` where reranking helps and hurts. `outcomes` has every judged
-    query.
+    query. `licence` is that of the model that reranks ("unstated": its folder names none; "": not known).
     """
 
     decision: Decision
@@ -241,6 +241,7 @@ class Verdict:
     segments: tuple[Segment, ...]
     outcomes: tuple[Outcome, ...]
     notes: tuple[str, ...]
+    licence: str = ""
 
     @property
     def peak(self) -> DepthPoint | None:

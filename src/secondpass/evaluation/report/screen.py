@@ -151,7 +151,10 @@ def _facts(verdict: Verdict, width: int) -> Table:
     groups = [
         (title.removeprefix("The ").removesuffix(" per query").capitalize(), facts)
         for title, facts in story.statistics(verdict)[:-1]  # the other tests are on the page
+        if title != story.LICENCE  # it has room on the first line
     ]
+    if verdict.licence:
+        change += f" · licence {story.short(verdict.licence, 40)}"
     label = parse_metric(verdict.metric).label
     left = max(len(label), *(len(title) for title, _ in groups)) + 2
     table = Table.grid(padding=(0, 2))

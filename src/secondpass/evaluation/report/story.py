@@ -15,6 +15,7 @@ from secondpass.evaluation.verdict import Control, Decision, Outcome, Shown, Ver
 from secondpass.evaluation.wording import clean, counted, money, roughly, signed
 
 __all__ = [
+    "LICENCE",
     "Fact",
     "Part",
     "between",
@@ -31,6 +32,8 @@ __all__ = [
     "short",
     "statistics",
 ]
+
+LICENCE = "The licence"  # the title of its facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ def statistics(verdict: Verdict) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
     groups = [("The change", change), ("The queries", queries), ("The pool", pool), ("The time per query", time)]
     if verdict.cost is not None:
         groups.append(("The money", _money_facts(verdict)))
+    if verdict.licence:
+        groups.append((LICENCE, [Fact("of the model that reranks", "licence", short(verdict.licence, 40))]))
     tests = [
         Fact("p of the t test", "t test p", p_value(verdict.sensitivity.t_p)),
         Fact("p of the Wilcoxon test", "Wilcoxon p", p_value(verdict.sensitivity.wilcoxon_p)),
