@@ -4,7 +4,7 @@
 
 Every architecture of the catalog up to --largest million parameters is built at its published size with random weights
 (speed does not depend on what they are), stored in half precision and opened as a user opens it: our graphs on the
-CPU's engine for classifiers, transformers on torch for the others. A query of 8 words goes against 100 candidates of
+CPU's engine for classifiers, transformers on torch for the others. A query of 8 words goes against 32 candidates of
 100 words, one token each (language models: 16 candidates, and their prompt on top). Each runs in a process of its own;
 --rounds rounds after a warm-up, the median and the slowest told. Classifiers are also computed by plain transformers in
 fp32 on as many threads, in turns with ours, batches of 32 sorted by nothing: the ratio is ours to that.
@@ -29,7 +29,7 @@ from common import arguments, target, write
 from secondpass.scoring.catalog import Known, catalog, families
 
 WORDS = 3_000  # of the vocabulary that texts are drawn from
-CANDIDATES, LM_CANDIDATES, WORDS_EACH = 100, 16, 100
+CANDIDATES, LM_CANDIDATES, WORDS_EACH = 32, 16, 100
 PLAIN_LARGEST = 300  # million parameters up to which plain transformers is measured beside
 
 _CLASSES = {

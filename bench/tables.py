@@ -326,6 +326,29 @@ def audit_speed(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def families(result: dict[str, Any]) -> str:
+    """Milliseconds a candidate and seconds a million tokens of each published architecture."""
+    head = "as large as | architecture | parameters, M | engine | ms a candidate | of the slowest round"
+    head += " | seconds a million tokens | plain transformers takes"
+    rows = [f"| {head} |", "|---|---|" + "---:|---|" + "---:|" * 4]
+    for row in result["rows"]:
+        plain = "—" if row["times_plain"] is None else f"{row['times_plain']:.1f} ×"
+        slowest = row["slowest_ms"] / row["candidates"]
+        rows.append(
+            f"| {row['model']} | {row['kind']} | {row['parameters_m']:,.1f} | {row['engine']} {row['precision']} "
+            f"| {row['ms_per_candidate']:,.2f} | {slowest:,.2f} | {row['seconds_per_million_tokens']:,.0f} | {plain} |"
+        )
+    counts = sorted({row["candidates"] for row in result["rows"]})
+    rows += [
+        "",
+        f"Random weights at the published size, {' or '.join(map(str, counts))} candidates of some 100 tokens in one "
+        f"request, medians of {result['rounds']} rounds; plain transformers: fp32 in batches of 32, up to 300 M "
+        f"parameters. Not measured: {len(result['left_out'])} larger ones and ones with code of their own. "
+        f"{_where(result)}; `bench/families.py`.",
+    ]
+    return "\n".join(rows)
+
+
 def static_dev(lineage: dict[str, Any]) -> str:
     """Dev queries of the static model, before and after fitting."""
     rows = [
@@ -369,6 +392,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "agreement": (agreement, RESULTS / "agreement.json"),
     "verdicts": (verdicts, RESULTS / "verdicts.json"),
     "audit_speed": (audit_speed, RESULTS / "audit_speed.json"),
+    "families": (families, RESULTS / "families.json"),
     "claims": (claims, RESULTS / "claims.json"),
     **{f"claim_{number}": (partial(detail, number=number), RESULTS / "claims.json") for number in range(1, 11)},
     "dev": (dev, MODELS / "mini" / "lineage.json"),
