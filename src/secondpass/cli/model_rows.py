@@ -26,9 +26,8 @@ from secondpass.weights import SHIPPED, weight_files
 __all__ = ["Listed", "cached", "listed", "parameters", "seconds_per_million", "timed"]
 
 YARDSTICK = "secondpass-mini"  # what ships and can be timed everywhere
-_MOST_TIMED = (
-    700.0  # millions of parameters: a larger one takes minutes to open, and more memory than many machines have
-)
+# millions of parameters: a larger one takes minutes to open, and more memory than many machines have
+_MOST_TIMED = 700.0
 _QUERY, _DOCUMENT = 8, 117  # tokens: with three of a template a pair has 128
 _MOST_TEXTS = 64
 _SECONDS = 1.0  # that timing a model may take
