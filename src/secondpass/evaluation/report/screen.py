@@ -148,13 +148,12 @@ def _bar(verdict: Verdict, width: int) -> Table:
 
 def _facts(verdict: Verdict, width: int) -> Table:
     change = f"{verdict.first:.3f} → {verdict.reranked:.3f} ({signed(verdict.difference)})"
-    groups = [
-        (title.removeprefix("The ").removesuffix(" per query").capitalize(), facts)
-        for title, facts in story.statistics(verdict)[:-1]  # the other tests are on the page
-        if title != story.LICENCE  # it has room on the first line
-    ]
-    if verdict.licence:
-        change += f" · licence {story.short(verdict.licence, 40)}"
+    groups = []
+    for title, facts in story.statistics(verdict)[:-1]:  # the other tests are on the page
+        if title == story.LICENCE:  # it has room on the first line
+            change += "".join(f" · {fact.short} {fact.value}" for fact in facts)
+        else:
+            groups.append((title.removeprefix("The ").removesuffix(" per query").capitalize(), facts))
     label = parse_metric(verdict.metric).label
     left = max(len(label), *(len(title) for title, _ in groups)) + 2
     table = Table.grid(padding=(0, 2))

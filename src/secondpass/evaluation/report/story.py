@@ -150,7 +150,7 @@ def statistics(verdict: Verdict) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
     if verdict.cost is not None:
         groups.append(("The money", _money_facts(verdict)))
     if verdict.licence:
-        groups.append((LICENCE, [Fact("of the model that reranks", "licence", short(verdict.licence, 40))]))
+        groups.append((LICENCE, [Fact("of the model that reranks", "licence", short(verdict.licence, 30))]))
     tests = [
         Fact("p of the t test", "t test p", p_value(verdict.sensitivity.t_p)),
         Fact("p of the Wilcoxon test", "Wilcoxon p", p_value(verdict.sensitivity.wilcoxon_p)),
