@@ -44,6 +44,7 @@ from secondpass.scoring.catalog import (
 )
 from secondpass.scoring.frame import Frame, pair_frame, prompt_frame
 from secondpass.scoring.parity import Parity, read_parity
+from secondpass.scoring.tensors import read_tensors
 from secondpass.weights import folder_digest, graph_files, locate, shipped_name, weight_files
 
 __all__ = ["GRAPHS", "SPLIT", "Checkpoint", "Encoder", "Golden", "Head", "open_checkpoint", "stated_licence"]
@@ -125,52 +126,7 @@ class Checkpoint:
                 f"{self.name} is an exported graph and has no weights to build another from; "
                 f"take the folder it was made from ({self.exported.source})"
             )
-        tensors = _Weights(self.folder)
-        for path in weight_files(self.folder):
-            tensors |= {renamed(self.kind, name): tensor for name, tensor in _tensors(path).items()}
-        return tensors
-
-
-class _Weights(dict[str, NDArray[np.float32]]):
-    """Tensors by name; one that is asked for and not there is said to be missing."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def __missing__(self, name: str) -> NDArray[np.float32]:
-        raise ModelError(f"{self._folder}: the tensor {name!r} is missing; without it the scores would be random")
-
-
-def _tensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    if path.suffix == ".bin":
-        torch: Any = require("torch", extra="torch", purpose="reading pickled weights")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in loaded.items() if hasattr(tensor, "numpy")}
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        names = list(file.keys())
-        if not any(file.get_slice(name).get_dtype() == "BF16" for name in names):
-            return {name: file.get_tensor(name).astype(np.float32) for name in names}
-    return _bf16(path)
-
-
-def _bf16(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Tensors of a file with bfloat16 in it, which numpy has no type for: the upper half of a float32."""
-    from safetensors import deserialize
-
-    types: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64}
-    types |= {"I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
-    read: Any = deserialize
-    out = {}
-    for name, one in read(path.read_bytes()):
-        if one["dtype"] == "BF16":
-            values = (np.frombuffer(one["data"], np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = np.frombuffer(one["data"], types[one["dtype"]]).astype(np.float32)
-        out[name] = values.reshape(one["shape"])
-    return out
+        return read_tensors(self.folder, self.kind)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
