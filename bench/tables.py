@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from claims_page import detail, summary
+from secondpass.scoring.catalog import catalog
+from secondpass.scoring.workload import multiply_adds
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -22,6 +24,9 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "src" / "secondpass" / "models").glob("*/README.md")),
 ]
+
+
+YARDSTICK = "cross-encoder/ms-marco-MiniLM-L6-v2"  # of the size of what ships
 
 
 def _where(result: dict[str, Any], of: str = "") -> str:
@@ -329,20 +334,29 @@ def audit_speed(result: dict[str, Any]) -> str:
 def families(result: dict[str, Any]) -> str:
     """Milliseconds a candidate and seconds a million tokens of each published architecture."""
     head = "as large as | architecture | parameters, M | engine | ms a candidate | of the slowest round"
-    head += " | seconds a million tokens | plain transformers takes"
-    rows = [f"| {head} |", "|---|---|" + "---:|---|" + "---:|" * 4]
+    head += " | seconds a million tokens | by multiply-adds | plain transformers takes"
+    rows = [f"| {head} |", "|---|---|" + "---:|---|" + "---:|" * 5]
+    known = catalog()
+
+    def work(name: str) -> float:
+        return multiply_adds(known[name].kind, known[name].sizes, known[name].parameters)
+
+    (yardstick,) = [row for row in result["rows"] if row["model"] == YARDSTICK]
     for row in result["rows"]:
+        estimate = yardstick["seconds_per_million_tokens"] * work(row["model"]) / work(YARDSTICK)
         plain = "—" if row["times_plain"] is None else f"{row['times_plain']:.1f} ×"
         slowest = row["slowest_ms"] / row["candidates"]
         rows.append(
             f"| {row['model']} | {row['kind']} | {row['parameters_m']:,.1f} | {row['engine']} {row['precision']} "
-            f"| {row['ms_per_candidate']:,.2f} | {slowest:,.2f} | {row['seconds_per_million_tokens']:,.0f} | {plain} |"
+            f"| {row['ms_per_candidate']:,.2f} | {slowest:,.2f} | {row['seconds_per_million_tokens']:,.0f} "
+            f"| {estimate:,.0f} | {plain} |"
         )
     counts = sorted({row["candidates"] for row in result["rows"]})
     rows += [
         "",
         f"Random weights at the published size, {' or '.join(map(str, counts))} candidates of some 100 tokens in one "
-        f"request, medians of {result['rounds']} rounds; plain transformers: fp32 in batches of 32, up to 300 M "
+        f"request, medians of {result['rounds']} rounds. By multiply-adds: what `secondpass models` would "
+        f"estimate from {YARDSTICK} here. Plain transformers: fp32 in batches of 32, up to 300 M "
         f"parameters. Not measured: {len(result['left_out'])} larger ones and ones with code of their own. "
         f"{_where(result)}; `bench/families.py`.",
     ]
