@@ -133,13 +133,16 @@ def distance(a: str, b: str) -> int:
 
 
 @settings(max_examples=150, deadline=None)
+@example("sugar; turns sugar; Photosynthesis and and by do water and Photosynthesis", 765)
 @given(queries, SEEDS)
 def test_a_typo_is_one_edit_in_one_word_of_four_letters_or_more(query: str, seed: int) -> None:
     there = len(re.findall(r"[^\W\d_]{4,}", query))
     for name, count in (("one-typo", 1), ("two-typos", 2)):
         changed = noise(name, query, seed)
         before, after = query.split(), changed.split()
-        assert distance(query, changed) == min(count, there)
+        # word by word: "turns sugar" to "turnss ugar" is an edit in each, and one swap over the space between them
+        words, typed = (re.findall(r"[^\W\d_]+", text) for text in (query, changed))
+        assert sum(distance(a, b) for a, b in zip(words, typed, strict=True)) == min(count, there)
         assert len(before) == len(after)  # no space is lost or won
         assert sum(a != b for a, b in zip(before, after, strict=True)) <= min(count, there)
         for a, b in zip(before, after, strict=True):
