@@ -47,7 +47,17 @@ from secondpass.scoring.parity import Parity, read_parity
 from secondpass.scoring.tensors import read_tensors
 from secondpass.weights import folder_digest, graph_files, locate, shipped_name, weight_files
 
-__all__ = ["GRAPHS", "SPLIT", "Checkpoint", "Encoder", "Golden", "Head", "open_checkpoint", "stated_licence"]
+__all__ = [
+    "GRAPHS",
+    "SPLIT",
+    "Checkpoint",
+    "Encoder",
+    "Golden",
+    "Head",
+    "open_checkpoint",
+    "read_json",
+    "stated_licence",
+]
 
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 _UNSTATED = "unstated"
@@ -129,7 +139,8 @@ class Checkpoint:
         return read_tensors(self.folder, self.kind)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; {} where there is no file. Raises ModelError for anything else."""
     if not path.is_file():
         return {}
     try:
@@ -212,7 +223,7 @@ def _check_weights(folder: Path, encoder: Encoder, allowed: frozenset[str]) -> N
         raise ModelError(f"{paths[0]}: the tensor {lacking[0]!r} is missing; without it the scores would be random")
 
 
-def _tokenizer(folder: Path, kind: str, config: dict[str, Any], allowed: frozenset[str]) -> Tokenizer:
+def _tokenizer(folder: Path, kind: str, config: dict[str, Any]) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     elif kind in (*BERT_LIKE[:2], SPLIT) and (folder / "vocab.txt").is_file():
@@ -243,7 +254,7 @@ def _head(family: Family, tokenizer: Tokenizer, folder: Path) -> Head:
     head = Head(
         family.head, number(family.positive), number(family.negative) if family.negative else None, family.scale
     )
-    stated = _read_json(folder / "1_LogitScore" / "config.json")  # where sentence-transformers keeps the tokens
+    stated = read_json(folder / "1_LogitScore" / "config.json")  # where sentence-transformers keeps the tokens
     if stated and (stated.get("true_token_id"), stated.get("false_token_id")) != (head.positive, head.negative):
         raise ModelError(
             f"{folder}: 1_LogitScore/config.json scores by the tokens {stated.get('true_token_id')} and "
@@ -259,7 +270,7 @@ def _activation(folder: Path, config: dict[str, Any], family: Family, known: Kno
     path = (
         config.get("sentence_transformers", {}).get("activation_fn")
         or config.get("sbert_ce_default_activation_function")
-        or _read_json(folder / "config_sentence_transformers.json").get("activation_fn")
+        or read_json(folder / "config_sentence_transformers.json").get("activation_fn")
     )
     if not path:  # sentence-transformers' default for one label is the sigmoid
         return (known.activation if known else "") or "sigmoid"
@@ -286,7 +297,7 @@ def stated_licence(folder: Path) -> str:
     "" where it states none.
     """
     for name in ("golden.json", "lineage.json"):
-        stated = _read_json(folder / name).get("licence")
+        stated = read_json(folder / name).get("licence")
         if stated and stated != "not stated":
             return str(stated)
     readme = folder / "README.md"
@@ -334,13 +345,13 @@ def open_checkpoint(
     licence = stated_licence(folder) or (known.licence if known else _UNSTATED)
     if not known and not Path(model).is_dir() and name == str(model):
         _check_licence(name, licence, allowed)
-    config = _read_json(folder / "config.json")
-    golden = _read_json(folder / "golden.json")
+    config = read_json(folder / "config.json")
+    golden = read_json(folder / "golden.json")
     chosen = _family(folder, config, family or golden.get("family") or (known.family if known else None), allowed)
     encoder = read_encoder(folder, config)
     _check_weights(folder, encoder, allowed)
-    tokenizer_config = _read_json(folder / "tokenizer_config.json")
-    tokenizer = _tokenizer(folder, encoder.kind, tokenizer_config, allowed)
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    tokenizer = _tokenizer(folder, encoder.kind, tokenizer_config)
     if chosen.name == "pair":
         if instruction is not None:
             raise ModelError(f"{name}: its pairs have no place for an instruction; leave instruction= out")

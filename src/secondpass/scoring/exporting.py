@@ -30,7 +30,7 @@ from secondpass.errors import InputError, ModelError, ParityError
 from secondpass.scoring.architecture import BERT_LIKE, GRAPHS
 from secondpass.scoring.batching import Batch, plan, stack
 from secondpass.scoring.calibration import calibrate
-from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint
+from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint, read_json
 from secondpass.scoring.engines import graph_builders, open_engine
 from secondpass.scoring.graph_parts import fits_memory, saved
 from secondpass.scoring.pair_scorer import open_scorer
@@ -302,10 +302,10 @@ def _copied(checkpoint: Checkpoint, aside: Path, measured: _Measured, precision:
     _write_json(aside / "config.json", config)
     # transformers' tokenizers give token types only where they are told to
     inputs = [name for key, name in _NAMES.items() if key != "types" or checkpoint.typed]
-    stated = _read_json(aside / "tokenizer_config.json")
+    stated = read_json(aside / "tokenizer_config.json")
     tokenizer = {**stated, "model_max_length": checkpoint.max_length, "model_input_names": inputs}
     _write_json(aside / "tokenizer_config.json", tokenizer)
-    golden = _read_json(aside / "golden.json")
+    golden = read_json(aside / "golden.json")
     golden.setdefault("pairs", [])
     if not golden["pairs"]:
         golden["pairs"] = _golden(measured)
@@ -419,10 +419,6 @@ Made by `secondpass export`; the numbers are in `{PARITY}`. It computes as it wa
 {notes}
 """
     (aside / "README.md").write_text(text.rstrip() + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from secondpass.errors import GoldenError, ModelError, SecondpassError
 from secondpass.scoring.architecture import SPLIT
 from secondpass.scoring.batching import stack
 from secondpass.scoring.catalog import Family, families
-from secondpass.scoring.checkpoint import Checkpoint, Golden, open_checkpoint
+from secondpass.scoring.checkpoint import Checkpoint, Golden, open_checkpoint, read_json
 from secondpass.scoring.pair_scorer import PairScorer, fits, open_scorer
 from secondpass.scoring.prepare import Row, prepare
 from secondpass.scoring.probes import PROBES
@@ -120,7 +120,7 @@ def pin(
         tolerance = scorer.tolerance
     finally:
         scorer.close()
-    written = _golden_file(place)
+    written = read_json(place)
     written["family"] = checkpoint.family
     written["tolerance"] = {"fp32": tolerance, **written.get("tolerance", {})}
     written["pairs"] = [
@@ -147,21 +147,11 @@ def place_to_pin(model: str | Path) -> Path:
     if any(one.name == "snapshots" and one.parent.name.startswith("models--") for one in own.parents):
         raise ModelError(f"{model}: lies in the hub client's cache, which it may replace; copy it, and give the copy")
     place = folder / "golden.json"
-    if pairs := _golden_file(place).get("pairs"):
+    if pairs := read_json(place).get("pairs"):
         raise ModelError(
             f"{place}: has {len(pairs)} golden pairs already, which are kept; take the key `pairs` out to write others"
         )
     return place
-
-
-def _golden_file(place: Path) -> dict[str, Any]:
-    try:
-        read: Any = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-    except ValueError as error:
-        raise ModelError(f"{place}: not valid JSON ({error})") from error
-    if not isinstance(read, dict):
-        raise ModelError(f"{place}: a JSON object is expected")
-    return read
 
 
 def _special_tokens(checkpoint: Checkpoint, family: Family) -> Check:
