@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.prepare import Row
 
-__all__ = ["Batch", "padded_width", "plan", "stack"]
+__all__ = ["Batch", "padded_width", "plan", "stack", "stacked"]
 
 _LEAST = 64  # tokens: in smaller batches starting costs more than sharing brings
 _STEP = 8  # widths are rounded up to this: fewer distinct shapes, each of which an engine has to set up once
@@ -107,6 +108,12 @@ def stack(
     for k, row in enumerate(rows if typed else ()):
         types[k, row.query_tokens : len(row.ids)] = 1
     return Batch(tuple(positions), ids, mask, types)
+
+
+def stacked(checkpoint: Checkpoint, positions: Sequence[int], rows: Sequence[Row], limit: int) -> Batch:
+    """A batch as the checkpoint's engines take it."""
+    split, typed = checkpoint.shares_query, checkpoint.frame.typed
+    return stack(positions, rows, checkpoint.pad, limit, split=split, typed=typed)
 
 
 def _padded(sides: Sequence[NDArray[np.uint32]], pad: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

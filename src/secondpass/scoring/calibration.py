@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InputError
-from secondpass.scoring.batching import Batch, plan, stack
+from secondpass.scoring.batching import Batch, plan, stacked
 from secondpass.scoring.checkpoint import Checkpoint
 from secondpass.scoring.graph import bert_classifier
 from secondpass.scoring.prepare import prepare
@@ -96,7 +96,6 @@ def _observed(
     checkpoint: Checkpoint, pairs: Sequence[tuple[str, Sequence[str]]], rng: np.random.Generator
 ) -> dict[str, _Seen]:
     probe = _probe_classifier(checkpoint) if checkpoint.encoder.apart is None else _probe_split(checkpoint)
-    split = checkpoint.encoder.apart is not None
     tokens = Tokens(checkpoint.tokenizer, checkpoint.max_length, keep_bytes=0)
     each = max(2, _ROWS // max(len(pairs), 1))
     seen: dict[str, _Seen] = {}
@@ -104,7 +103,7 @@ def _observed(
         rows = [row for row in prepare(checkpoint, query, texts, tokens).rows if row is not None]
         for positions in plan([len(row.ids) for row in rows], 2048):
             some = [rows[i] for i in positions]
-            batch = stack(positions, some, checkpoint.pad, checkpoint.max_length, split=split)
+            batch = stacked(checkpoint, positions, some, checkpoint.max_length)
             for place, values in probe(batch):
                 _note(seen, place, values, each, rng)
     return seen

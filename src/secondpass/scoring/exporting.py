@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from secondpass.errors import InputError, ModelError, ParityError
 from secondpass.scoring.architecture import BERT_LIKE, GRAPHS
-from secondpass.scoring.batching import Batch, plan, stack
+from secondpass.scoring.batching import Batch, plan, stacked
 from secondpass.scoring.calibration import calibrate
 from secondpass.scoring.checkpoint import Checkpoint, open_checkpoint, read_json
 from secondpass.scoring.engines import graph_builders, open_engine
@@ -218,7 +218,7 @@ def _probes(checkpoint: Checkpoint) -> list[tuple[str, list[str]]]:
 
 
 def _batch(checkpoint: Checkpoint, rows: Sequence[Row]) -> Batch:
-    return stack(range(len(rows)), rows, checkpoint.pad, checkpoint.max_length, typed=checkpoint.frame.typed)
+    return stacked(checkpoint, range(len(rows)), rows, checkpoint.max_length)
 
 
 def _named(model: Any) -> Any:

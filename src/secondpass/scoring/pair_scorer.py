@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import GoldenError, InputError, ModelError
-from secondpass.scoring.batching import Batch, stack
+from secondpass.scoring.batching import Batch, stacked
 from secondpass.scoring.checkpoint import Checkpoint, Golden
 from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.engines import Begun, Engine, open_engine
@@ -312,9 +312,7 @@ class PairScorer:
         return _Done(batch, *self._timed(self.cost, batch, lambda: self.engine.infer(batch)))
 
     def _stacked(self, positions: Sequence[int], rows: Sequence[Row]) -> Batch:
-        checkpoint = self.checkpoint
-        split, typed = checkpoint.shares_query, checkpoint.frame.typed
-        return stack(positions, rows, checkpoint.pad, self.max_length, split=split, typed=typed)
+        return stacked(self.checkpoint, positions, rows, self.max_length)
 
     def _turn(self, schedule: Schedule, work: _Work) -> _Done | None:
         """One batch, chosen when a worker is free for it; None where nothing is left that can end in time."""

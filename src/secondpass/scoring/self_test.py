@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from secondpass.errors import GoldenError, ModelError, SecondpassError
 from secondpass.scoring.architecture import SPLIT
-from secondpass.scoring.batching import stack
+from secondpass.scoring.batching import stacked
 from secondpass.scoring.catalog import Family, families
 from secondpass.scoring.checkpoint import Checkpoint, Golden, open_checkpoint, read_json
 from secondpass.scoring.pair_scorer import PairScorer, fits, open_scorer
@@ -310,8 +310,7 @@ def _mixed(scorer: PairScorer, query: str, texts: Sequence[str]) -> NDArray[np.f
     """All texts in one batch, whatever the engine would have chosen."""
     checkpoint = scorer.checkpoint
     rows = [_row(checkpoint, query, text, scorer.max_length) for text in texts]
-    split, typed = checkpoint.shares_query, checkpoint.frame.typed
-    batch = stack(range(len(rows)), rows, checkpoint.pad, scorer.max_length, split=split, typed=typed)
+    batch = stacked(checkpoint, range(len(rows)), rows, scorer.max_length)
     return np.asarray(scorer.engine.infer(batch), dtype=np.float64)
 
 
