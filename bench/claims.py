@@ -24,11 +24,11 @@ from rich.progress import Progress
 from claims_cells import cells_of
 from claims_cost import dot_products, linear, quadratic
 from claims_gain import cannot_restore, drift, five_to_fifteen, needs_a_pool, recall_first
-from claims_measure import Pools, base_of_shipped, names_known, pools_file, pools_of, times_file, times_of
+from claims_measure import Pools, names_known, pools_file, pools_of, times_file, times_of
 from claims_numbers import Finding
 from claims_systems import cascades, fine_tuned
 from common import RESULTS, arguments, target, write
-from quality import COLLECTIONS, DEPTH
+from quality import COLLECTIONS, DEPTH, base_of
 from secondpass.rerankers.cross_encoder import CrossEncoder
 
 TARGET_QUERIES = 100
@@ -80,7 +80,7 @@ def main() -> None:
         files.append(times_file(options.work, model, options.rounds))
         if missing := [file.name for file in files if not file.exists()]:
             sys.exit(f"not in {options.work}: {', '.join(missing)}; run `measure` with the same options first")
-    base = base_of_shipped(model) if options.step == "measure" else None
+    base = base_of(model) if options.step == "measure" else None
     with Progress() as progress:
         collections = [
             pools_of(name, options.data, options.queries, options.work, model, base, progress) for name in names

@@ -5,7 +5,6 @@ Knows: collections, first stages, models, clocks. Refuses to know: what any of i
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import statistics
@@ -21,15 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from quality import COLLECTIONS, DEPTH, ScoreFile, drawn, first_stages, training_positives
+from quality import COLLECTIONS, DEPTH, ScoreFile, cosines, drawn, first_stages, training_positives
 from secondpass.cli.bench_texts import FreshTexts
 from secondpass.demo.questions import demo_collection
-from secondpass.embedding import SentenceEncoder
 from secondpass.evaluation.collections import Collection, read_beir
 from secondpass.rerankers.cross_encoder import CrossEncoder
-from secondpass.rerankers.fields import renderer
-from secondpass.training.recipe import Base
-from secondpass.training.train import base_folder
 from secondpass.types import Document, as_ranking
 
 CANDIDATES = (10, 20, 50, 100, 200, 300, 500)
@@ -37,7 +32,6 @@ TOKENS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # as far as the model reads
 PAIRS, PAIR_TOKENS = 100, 96
 VECTORS, DIMENSIONS = (100, 100_000), (256, 384)  # the shipped static model's width, and the cross-encoder's own
 QUERY_TOKENS, SPECIAL_TOKENS = 8, 3
-AT_ONCE = 256  # documents the base encodes between two words of progress
 
 TRAINED = {"nq-qed": "nq-qed", "scifact": "scifact-train"}  # collection: the training set of its domain (lineage.json)
 
@@ -65,14 +59,6 @@ class Pools:
     milliseconds: dict[str, float]
 
 
-def base_of_shipped(model: CrossEncoder) -> Path | None:
-    """The folder of the model that the shipped one was fine-tuned from, None where package or torch are missing."""
-    lineage = json.loads((model.scorer.checkpoint.folder / "lineage.json").read_text(encoding="utf-8"))
-    base = Base(package=lineage["base"]["package"])
-    needed = ("torch", "sentence_transformers", base.package.replace("-", "_"))
-    return base_folder(base) if all(importlib.util.find_spec(name) for name in needed) else None
-
-
 def pools_file(name: str, most: int, work: Path, model: CrossEncoder) -> Path:
     """Where a collection as measured is kept."""
     return work / f"pools-{name}-{_by(model)}-{most}.json"
@@ -96,18 +82,18 @@ def pools_of(
     The base's cosines are added to what was measured without them.
     """
     kept = pools_file(name, most, work, model)
-    cosines = work / f"{kept.stem}-base.json"
+    kept_base = work / f"{kept.stem}-base.json"
     split = COLLECTIONS[name]
     collection: Collection | None = None
     if not kept.exists():
         collection = read_beir(data / "collections" / name, split) if split else demo_collection()
         write_json(kept, asdict(_measured(name, collection, data, most, work, model, progress)))
     row = json.loads(kept.read_text(encoding="utf-8"))
-    if base is not None and not cosines.exists():
+    if base is not None and not kept_base.exists():
         collection = collection or (read_beir(data / "collections" / name, split) if split else demo_collection())
-        write_json(cosines, _cosines(collection, row["scores"], base, progress))
-    if cosines.exists():
-        row["base"] = json.loads(cosines.read_text(encoding="utf-8"))
+        write_json(kept_base, cosines(collection, row["scores"], base, progress))
+    if kept_base.exists():
+        row["base"] = json.loads(kept_base.read_text(encoding="utf-8"))
     return Pools(**row)
 
 
@@ -149,26 +135,6 @@ def _measured(
         milliseconds={stage: 1000 * statistics.median(times) for stage, times in seconds.items()}
         | {"pair": 1000 * scores.seconds / max(scores.pairs, 1)},
     )
-
-
-def _cosines(
-    collection: Collection, scores: dict[str, dict[str, float | None]], base: Path, progress: Progress
-) -> dict[str, dict[str, float]]:
-    """The cosine of every query with every document that has a score, the same text read as the model reads."""
-    encoder, render = SentenceEncoder(base), renderer()
-    ids = sorted({document_id for found in scores.values() for document_id in found})
-    task = progress.add_task(f"{collection.name}, the base's vectors", total=len(ids))
-    parts = []
-    for begin in range(0, len(ids), AT_ONCE):
-        texts = [str(render(collection.documents[one])) for one in ids[begin : begin + AT_ONCE]]
-        parts.append(encoder.encode(texts))
-        progress.advance(task, len(texts))
-    vectors, place = np.concatenate(parts), {document_id: row for row, document_id in enumerate(ids)}
-    queries = encoder.encode([collection.queries[query_id] for query_id in scores], query=True)
-    return {
-        query_id: {one: float(vectors[place[one]] @ vector) for one in found}
-        for (query_id, found), vector in zip(scores.items(), queries, strict=True)
-    }
 
 
 def times_of(work: Path, model: CrossEncoder, rounds: int) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = RESULTS.parent.parent
+PLAIN = ROOT / "weights" / "plain"
+"""A classifier of the size of what ships, which every engine opens."""
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -10,9 +10,10 @@ of each one's queries, by rounds in which every share takes its turn. The model 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from common import arguments, target, write
-from quality import COLLECTIONS, DEPTH, drawn, run_of
+from quality import COLLECTIONS, DEPTH, drawn
 from secondpass.errors import ModelError
 from secondpass.evaluation.collections import read_beir
 from secondpass.evaluation.metrics import evaluate
 from secondpass.rerankers.cross_encoder import CrossEncoder
+from secondpass.rerankers.fields import renderer
 from secondpass.retrievers.bm25 import BM25
+from secondpass.scoring.stopping import behind, going_on
 from secondpass.training.data import read_pairs
 from secondpass.training.recipe import DataSet
 from secondpass.types import Document, Ranking
@@ -36,6 +39,7 @@ SHARES = (1.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 DEV = {"nq-qed": 250, "lfrqa": 100, "scifact-train": 150, "pubmedqa-train": 100, "se-skeptics": 100}  # seed 13's
 TIMED = 10  # queries of each whose reranking is timed
 LOSS, TIME = 0.01, 0.45  # what the shipped share may lose and take
+text_of = renderer()  # as a CrossEncoder joins title and text
 Judged = tuple[list[Ranking], dict[str, dict[str, int]]]
 
 
@@ -71,14 +75,32 @@ def measured(model: CrossEncoder, judged: Judged, rounds: int, tick: Callable[[]
             seconds[share].append(time.process_time() - began)
             tick()
     rows = []
+    scored: list[tuple[list[float | None], dict[int, float]]] = []
+    for ranking in rankings:  # once: what a share makes of it is replayed by the rules that `go_on` follows
+        texts = [text_of(hit.document) for hit in ranking.hits]
+        lower = model.scorer.lower_logits(ranking.query, texts)
+        known = {i: logit for i, logit in enumerate(lower) if logit is not None}
+        scored.append((list(model.scorer.score(ranking.query, texts).values), known))
+        tick()
     for share in SHARES:
-        model.go_on = share
-        run = {str(k): run_of(model.rerank(ranking)) for k, ranking in enumerate(rankings)}
+        run = {str(k): ordered(rankings[k], *one, share) for k, one in enumerate(scored)}
         ratios = [one / whole for one, whole in zip(seconds[share], seconds[1.0], strict=True)]
         quality = statistics.fmean(evaluate(run, qrels, "ndcg@10").values())
         rows.append({"go_on": share, "ndcg@10": round(quality, 4), "time": round(statistics.median(ratios), 3)})
-        tick()
     return rows
+
+
+def ordered(
+    ranking: Ranking, last: Sequence[float | None], lower: Mapping[int, float], share: float
+) -> list[tuple[str, float]]:
+    """The ranking as a share of candidates that goes on makes it: (document id, score)."""
+    values = list(last)
+    if share < 1:
+        upper = set(going_on(lower, share))
+        values = behind([value if i in upper else lower.get(i) for i, value in enumerate(last)], upper)
+    ids = ranking.ids
+    order = sorted((-math.inf if value is None else value, -i) for i, value in enumerate(values))
+    return [(ids[-i], float(place)) for place, (_, i) in enumerate(order)]
 
 
 def main() -> None:
@@ -101,7 +123,7 @@ def main() -> None:
     table = Table("", "set", *(f"{share:.0%}" for share in SHARES), title="nDCG@10 (processor time)")
     with Progress(console=Console(stderr=True)) as progress:
         for kind, name in parts:
-            task = progress.add_task(f"{kind} {name}", total=len(SHARES) * (options.rounds + 1))
+            task = progress.add_task(f"{kind} {name}", total=len(SHARES) * options.rounds + options.queries)
             judged = (dev if kind == "dev" else reported)(options.data, name, options.queries)
             some = measured(model, judged, options.rounds, partial(progress.advance, task))
             rows += [{"kind": kind, "set": name, "queries": len(judged[0]), **row} for row in some]

@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 IMAGES = ROOT / "docs" / "img"
+ELSEWHERE = {"reliability": ROOT / "src" / "secondpass" / "models" / "mini" / "lineage.json"}
 
 BLUE, GREY, ORANGE = "#1f5fa8", "#8a8a8a", "#b3541e"
 
@@ -125,8 +126,47 @@ def peers(result: dict[str, Any]) -> Any:
     return drawn
 
 
+def exits(result: dict[str, Any]) -> Any:
+    """What stopping early costs in quality against what it saves in time, one line a set."""
+    drawn, panels = _panels(2)
+    colours = ("#1f5fa8", "#b3541e", "#3a7d44", "#7a4fa0", "#8a8a8a", "#c08a00")
+    for axes, kind, title in zip(panels, ("dev", "test"), ("dev queries", "test queries"), strict=True):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        for name, colour in zip(dict.fromkeys(row["set"] for row in rows), colours, strict=False):
+            mine = [row for row in rows if row["set"] == name]
+            (whole,) = (row["ndcg@10"] for row in mine if row["go_on"] == 1)
+            x, y = [row["time"] for row in mine], [row["ndcg@10"] - whole for row in mine]
+            axes.plot(x, y, "o-", ms=3, lw=1, color=colour, label=name)
+        axes.axhline(0, color=GREY, lw=1)
+        axes.axhline(-0.01, color=GREY, lw=1, ls="--")
+        axes.set(title=title, xlabel="processor time, share of that of all candidates", xlim=(0, 1.05))
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel("nDCG@10 against all candidates")
+    return drawn
+
+
+def reliability(result: dict[str, Any]) -> Any:
+    """How often what was given a probability was relevant, in domain and out of it."""
+    measured = result["calibration"]["measured"]
+    drawn, panels = _panels(2)
+    names = {"alone": "from the logit", "with_first": "from the logit and BM25's score"}
+    colours = ("#1f5fa8", "#b3541e", "#3a7d44", "#7a4fa0")
+    for axes, (key, title) in zip(panels, names.items(), strict=True):
+        axes.plot([1e-5, 1], [1e-5, 1], color=GREY, lw=1, ls="--")
+        for row, colour in zip([row for row in measured if row["map"] == key], colours, strict=False):
+            x = [one["predicted"] for one in row["table"]]
+            y = [max(one["observed"], 2e-5) for one in row["table"]]
+            axes.plot(x, y, "o-", ms=3, lw=1, color=colour, label=f"{row['where']}: ECE {row['ece']:.3f}")
+        axes.set(title=title, xlabel="P(relevant)", xscale="log", yscale="log", xlim=(1e-5, 1), ylim=(1.5e-5, 1))
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel("share that is relevant (0 at the lower edge)")
+    return drawn
+
+
 PLOTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "deadline": deadline,
+    "exits": exits,
+    "reliability": reliability,
     "long_documents": long_documents,
     "cost": cost,
     "peers": peers,
@@ -151,7 +191,7 @@ def main() -> None:
     check = "--check" in sys.argv[1:]
     stale, there = [], set()
     for name, draw in PLOTS.items():
-        source, image = RESULTS / f"{name}.json", IMAGES / f"{name}.svg"
+        source, image = ELSEWHERE.get(name, RESULTS / f"{name}.json"), IMAGES / f"{name}.svg"
         if not source.is_file():
             print(f"{name}: no {source.relative_to(ROOT)} yet", file=sys.stderr)
             continue
@@ -175,11 +215,13 @@ def _save(draw: Callable[[dict[str, Any]], Any], result: dict[str, Any], image: 
     from secondpass.cli.bench_plot import STYLE, save
 
     image.parent.mkdir(exist_ok=True)
-    machine = result["machine"]
-    where = f"{machine['cores']} cores {machine['cpu']}, {result['date']}, commit {result['commit']}"
+    where = "held-out queries; lineage.json of the shipped model"
+    if machine := result.get("machine"):
+        where = f"{machine['cores']} cores {machine['cpu']}, {result['date']}, commit {result['commit']}"
+        where += f"; bench/{image.stem}.py"
     with matplotlib.rc_context(STYLE):
         drawn = draw(result)
-        drawn.supxlabel(f"{where}; bench/{image.stem}.py", x=1.0, ha="right", fontsize=7, color=GREY)
+        drawn.supxlabel(where, x=1.0, ha="right", fontsize=7, color=GREY)
     save(drawn, image, digest(result))
 
 

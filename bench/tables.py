@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "src" / "secondpass" / "models").glob("*/README.md")),
+    ROOT / "weights" / "plain" / "README.md",
 ]
 
 
@@ -37,8 +39,8 @@ def _where(result: dict[str, Any], of: str = "") -> str:
 
 def _quality(result: dict[str, Any], *, clean: bool) -> str:
     """One row a collection and first stage; with `clean`, also without the queries that training has seen."""
-    head = "collection | first stage | queries | recall@100 | best order | nDCG@10 | reranked | Δ, 95 % interval"
-    head += " | helped / hurt | verdict at δ = .01"
+    head = "collection | first stage | queries | recall@100 | best order | nDCG@10 | base's cosine | cosine, fused"
+    head += " | model alone | reranked | Δ, 95 % interval | helped / hurt | verdict at δ = .01"
     rows = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for row in result["rows"]:
         for stage in row["stages"]:
@@ -47,22 +49,27 @@ def _quality(result: dict[str, Any], *, clean: bool) -> str:
                 parts.append((f"{row['collection']}, without training positives", stage["without_training_positives"]))
             for name, part in parts:
                 low, high = part["interval"]
+                orders = ("cosine", "cosine, fused", "alone", "reranked")
+                found = [f"{part[one]['ndcg@10']:.3f}" if one in part else "–" for one in orders]
                 rows.append(
                     f"| {name} | {stage['first_stage']} | {part['queries']:,} | {part['first']['recall@100']:.3f} "
                     f"| {part['best_possible']:.3f} | {part['first']['ndcg@10']:.3f} "
-                    f"| {part['reranked']['ndcg@10']:.3f} "
+                    f"| {' | '.join(found)} "
                     f"| {part['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
                     f"| {part['helped']} / {part['hurt']} | {part['decision']} |"
                 )
     model = result["model"]
     name = f"{model['model']} (digest {model['digest'][:8]}, {model['precision']} on {model['engine']})"
+    if "weights" in result:
+        name += ", its logits and the first stage's scores together"
     samples = [row for row in result["rows"] if row["stages"][0]["queries"] < row["queries_there"]]
     drawn = "".join(
         f"Of {row['collection']}'s {row['queries_there']:,} queries a sample, by a seed. " for row in samples
     )
     rows += [
         "",
-        f"The first {result['depth']} of each first stage reranked by {name}; test queries, used for nothing else. "
+        f"The first {result['depth']} of each first stage reranked by {name}; "
+        "test queries, used for nothing else. "
         f"{drawn}{_where(result)}; `bench/quality.py`.",
     ]
     return "\n".join(rows)
@@ -384,11 +391,67 @@ def static_sets(lineage: dict[str, Any]) -> str:
 
 def dev(result: dict[str, Any]) -> str:
     """nDCG@10 on dev queries, from the lineage of the shipped model."""
-    rows = ["| dev set | queries | BM25's order | cosine of the base | this model |", "|---|---|---|---|---|"]
+    columns = {"bm25": "BM25's order", "cosine": "cosine of the base", "model": "this model", "fused": "with BM25"}
+    columns = {key: title for key, title in columns.items() if result["dev"][0].get(key) is not None}
+    rows = ["| dev set | queries | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
+    means = {key: statistics.fmean(row[key] for row in result["dev"]) for key in columns}
+    every = {"set": "mean over sets", "queries": sum(row["queries"] for row in result["dev"]), **means}
+    for row in [*result["dev"], every]:
+        cells = " | ".join(f"{row[key]:.3f}" for key in columns)
+        rows.append(f"| {row['set']} | {row['queries']:,} | {cells} |")
+    return "\n".join(rows)
+
+
+def calibration(result: dict[str, Any]) -> str:
+    """How well P(relevant) holds, in domain and out of it, from the lineage of the shipped model."""
+    names = {"alone": "logit", "with_first": "logit and BM25"}
+    head = "| where | P from | queries | pairs | relevant | ECE | Brier | of the base rate |"
+    rows = [head, "|---" * (head.count("|") - 1) + "|"]
     rows += [
-        f"| {row['set']} | {row['queries']} | {row['bm25']:.3f} | {row['cosine']:.3f} | {row['model']:.3f} |"
-        for row in result["dev"]
+        f"| {row['where']} | {names[row['map']]} | {row['queries']} | {row['pairs']:,} | {row['relevant']:.3f} "
+        f"| {row['ece']:.3f} | {row['brier']:.4f} | {row['brier_of_base_rate']:.4f} |"
+        for row in result["calibration"]["measured"]
     ]
+    return "\n".join(rows)
+
+
+def exits(result: dict[str, Any]) -> str:
+    """nDCG@10 and the share of the processor time by the share of candidates that passes all layers."""
+    shares = list(dict.fromkeys(row["go_on"] for row in result["rows"]))
+    kinds = {"dev": "dev queries", "test": "test queries"}
+    rows = ["| queries | set | " + " | ".join(f"{share:.0%}" for share in shares) + " |"]
+    rows.append("|---" * (len(shares) + 2) + "|")
+    for kind, name in dict.fromkeys((row["kind"], row["set"]) for row in result["rows"]):
+        found = {row["go_on"]: row for row in result["rows"] if (row["kind"], row["set"]) == (kind, name)}
+        cells = " | ".join(f"{found[share]['ndcg@10']:.3f} ({found[share]['time']:.2f})" for share in shares)
+        rows.append(f"| {kinds[kind]} | {name} | {cells} |")
+    count = max(row["queries"] for row in result["rows"])
+    told = f"nDCG@10 over BM25's first 100, the model alone, up to {count} queries each; in brackets the processor time"
+    return "\n".join([*rows, "", f"{told}, of all candidates' as 1. {_where(result)}; `bench/exits.py`."])
+
+
+def robustness(result: dict[str, Any]) -> str:
+    """The means over all sets: what enters the top 10, what is lost, what is leant on; the model beside BM25."""
+    measures = {
+        ("attack", "entered"): "share of changed documents that enter the top 10",
+        ("hidden", "drop"): "nDCG@10 lost, odd characters in the answers",
+        ("noise", "drop"): "nDCG@10 lost, queries mistyped",
+        ("bias", "rho"): "rank correlation of scores with",
+        ("position", "fall"): "ranks lost by sentences from elsewhere",
+        ("pairs", "right"): "minimal pairs won",
+    }
+    rows = ["| probe | change | model | BM25 |", "|---|---|---|---|"]
+    for (probe, measure), title in measures.items():
+        for row in result["rows"]:
+            if row["probe"] == probe and row["set"] == "all":
+                cells = []
+                for ranker in ("model", "bm25"):
+                    found = row.get(ranker, {}).get(measure)
+                    ends = "" if not found or not found["interval"] else " [{:.3f}, {:.3f}]".format(*found["interval"])
+                    cells.append(f"{found['mean']:.3f}{ends}" if found else "–")
+                rows.append(f"| {title} | {row['name']} | {cells[0]} | {cells[1]} |")
+    model = result["model"]
+    rows += ["", f"{model['model']} (digest {model['digest'][:8]}). {_where(result)}; `bench/robustness.py`."]
     return "\n".join(rows)
 
 
@@ -397,6 +460,8 @@ MODELS = ROOT / "src" / "secondpass" / "models"
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "quality": (quality, RESULTS / "quality.json"),
     "quality_clean": (quality_clean, RESULTS / "quality.json"),
+    "quality_plain": (quality_clean, RESULTS / "quality-plain.json"),
+    "dev_plain": (dev, ROOT / "weights" / "plain" / "lineage.json"),
     "senses": (senses, RESULTS / "quality.json"),
     "retrievers": (retrievers, RESULTS / "retrievers.json"),
     "deadlines": (deadlines, RESULTS / "deadline.json"),
@@ -409,6 +474,9 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "families": (families, RESULTS / "families.json"),
     "claims": (claims, RESULTS / "claims.json"),
     **{f"claim_{number}": (partial(detail, number=number), RESULTS / "claims.json") for number in range(1, 11)},
+    "exits": (exits, RESULTS / "exits.json"),
+    "robustness": (robustness, RESULTS / "robustness.json"),
+    "calibration": (calibration, MODELS / "mini" / "lineage.json"),
     "dev": (dev, MODELS / "mini" / "lineage.json"),
     "static_dev": (static_dev, MODELS / "static" / "lineage.json"),
     "static_sets": (static_sets, MODELS / "static" / "lineage.json"),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, softmax
 from scipy.stats import zscore
 
 from secondpass.errors import InputError, ModelError
@@ -25,6 +25,7 @@ from secondpass.scoring.probability import (
     JudgedQuery,
     Logistic,
     fit_calibration,
+    fit_order,
     read_calibration,
     standardised,
     write_calibration,
@@ -49,24 +50,40 @@ def judged(
     return queries
 
 
-def reference(queries: list[JudgedQuery], *, with_first: bool) -> NDArray[np.float64]:
-    """[a, b, c] (or [a, c]) by scipy, over the objective as its docstring says, in the original units."""
+def reference(queries: list[JudgedQuery], weight: float = 0.0) -> NDArray[np.float64]:
+    """[a, c] of σ(a · (logit + weight · z) + c) by scipy, over the objective as its docstring says."""
     parts = []
     for logits, first, labels in queries:
-        columns: list[Any] = [logits, zscore(np.array(first, float))] if with_first else [logits]
-        weight = np.full(len(logits), 1 / len(logits))
-        parts.append(np.column_stack([*columns, np.array(labels), weight]).astype(float))
-    rows = np.concatenate(parts)
-    x, y, weight = rows[:, :-2], rows[:, -2], rows[:, -1]
-    center = np.average(x, axis=0, weights=weight)
-    spread = np.sqrt(np.average((x - center) ** 2, axis=0, weights=weight))
+        scores = np.array(logits, float) + weight * zscore(np.array(first, float))
+        parts.append(np.column_stack([scores, np.array(labels), np.full(len(logits), 1 / len(logits))]).astype(float))
+    x, y, share = np.concatenate(parts).T
+    center = np.average(x, weights=share)
+    spread = np.sqrt(np.average((x - center) ** 2, weights=share))
 
     def objective(beta: NDArray[np.float64]) -> float:
-        p = np.clip(expit(x @ beta[:-1] + beta[-1]), 1e-300, 1 - 1e-16)
-        likelihood = weight @ (y * np.log(p) + (1 - y) * np.log1p(-p))
-        return float(-likelihood + 0.01 / 2 * np.sum((beta[:-1] * spread) ** 2))
+        p = np.clip(expit(x * beta[0] + beta[1]), 1e-300, 1 - 1e-16)
+        likelihood = share @ (y * np.log(p) + (1 - y) * np.log1p(-p))
+        return float(-likelihood + 0.01 / 2 * (beta[0] * spread) ** 2)
 
-    found = minimize(objective, np.zeros(x.shape[1] + 1), method="Nelder-Mead", options={"fatol": 1e-14, "xatol": 1e-9})
+    found = minimize(objective, np.zeros(2), method="Nelder-Mead", options={"fatol": 1e-14, "xatol": 1e-9})
+    return np.asarray(found.x, np.float64)
+
+
+def order_by_scipy(queries: list[JudgedQuery]) -> NDArray[np.float64]:
+    """The slopes of logit and z that make each relevant candidate the likeliest beside those that are not."""
+    tables = [np.column_stack([np.array(q[0], float), zscore(np.array(q[1], float))]) for q in queries]
+    labels = [np.array(q[2], float) > 0 for q in queries]
+    spread = np.sqrt(np.mean([table.var(axis=0) for table in tables], axis=0))
+
+    def objective(beta: NDArray[np.float64]) -> float:
+        total = 0.01 / 2 * float(np.sum((beta * spread) ** 2))
+        for table, relevant in zip(tables, labels, strict=True):
+            sums = table @ beta
+            chances = [softmax([one, *sums[~relevant]])[0] for one in sums[relevant]]
+            total -= float(np.mean(np.log(chances))) if chances and not relevant.all() else 0.0
+        return total
+
+    found = minimize(objective, np.zeros(2), method="Nelder-Mead", options={"fatol": 1e-13, "xatol": 1e-9})
     return np.asarray(found.x, np.float64)
 
 
@@ -75,8 +92,10 @@ def test_the_maximum_is_the_one_that_scipy_finds(seed: int) -> None:
     queries = judged(seed=seed)
     fitted = fit_calibration(queries)
     alone, both = fitted.alone, fitted.with_first
-    np.testing.assert_allclose([alone.logit, alone.intercept], reference(queries, with_first=False), atol=1e-5)
-    np.testing.assert_allclose([both.logit, both.first, both.intercept], reference(queries, with_first=True), atol=1e-5)
+    np.testing.assert_allclose([alone.logit, alone.intercept], reference(queries), atol=1e-5)
+    slopes = order_by_scipy(queries)
+    assert fitted.weight == pytest.approx(slopes[1] / slopes[0], abs=1e-5)
+    np.testing.assert_allclose([both.logit, both.intercept], reference(queries, fitted.weight), atol=1e-5)
 
 
 def test_what_labels_were_drawn_from_is_found_again() -> None:
@@ -87,14 +106,30 @@ def test_what_labels_were_drawn_from_is_found_again() -> None:
     assert 0 < fitted.alone.logit < both.logit  # what is not told of blurs what is
 
 
+def test_how_well_a_query_can_be_answered_is_not_counted_for_the_first_stage() -> None:
+    """Each query has a level of its own that its logits show and its labels do not: a ranking knows nothing of it."""
+    draw = np.random.default_rng(5)
+    queries: list[JudgedQuery] = []
+    for logits, first, labels in judged(800, slope=1.3, weight=0.8, intercept=-1.5):
+        level = float(draw.normal(0, 4))
+        queries.append(([(logit or 0) + level for logit in logits], first, labels))
+    assert fit_calibration(queries).weight == pytest.approx(0.8 / 1.3, rel=0.1)
+
+
 def test_each_query_weighs_the_same() -> None:
     queries = judged()
-    # one query's candidates five times over: the same mean, the same z, five times the rows
+    # one query's candidates five times over: the same mean, five times the rows
     longer = [tuple(list(column) * 5 for column in queries[0]), *queries[1:]]
-    one, other = fit_calibration(queries), fit_calibration(longer)  # type: ignore[arg-type]
-    for name in ("alone", "with_first"):
-        a, b = getattr(one, name), getattr(other, name)
-        assert (a.logit, a.first, a.intercept) == pytest.approx((b.logit, b.first, b.intercept), abs=1e-8)
+    one, other = (fit_calibration(some).alone for some in (queries, longer))  # type: ignore[arg-type]
+    assert (one.logit, one.intercept) == pytest.approx((other.logit, other.intercept), abs=1e-8)
+    # one query's relevant candidates five times over: each is compared with those that are not
+    lists = [(np.column_stack([np.array(q[0], float), np.array(q[1], float)]), np.array(q[2], float)) for q in queries]
+    scores, labels = lists[0]
+    more = np.repeat(scores[labels > 0], 4, axis=0)
+    longer_lists = [(np.concatenate([scores, more]), np.append(labels, np.ones(len(more)))), *lists[1:]]
+    assert fit_order(longer_lists) == pytest.approx(fit_order(lists), rel=1e-3)  # the penalty's unit moves a little
+    assert fit_order([*lists, *lists]) == pytest.approx(fit_order(lists), rel=1e-2)
+    assert not np.allclose(fit_order([*lists, *[lists[0]] * 60]), fit_order(lists), rtol=1e-2)
 
 
 @pytest.mark.parametrize("factor", [0.01, 100.0])

@@ -14,8 +14,10 @@ from secondpass.types import Status
 from secondpass.weights import SHIPPED
 
 FOLDER = SHIPPED["secondpass-mini"]
+PLAIN = Path(__file__).parents[2] / "weights" / "plain"
 
 
+@pytest.mark.parametrize("folder", [FOLDER, PLAIN], ids=["mini", "plain"])
 @pytest.mark.parametrize(
     ("engine", "profile"),
     [
@@ -26,8 +28,8 @@ FOLDER = SHIPPED["secondpass-mini"]
         ("openvino", "fast"),
     ],
 )
-def test_golden_scores_come_out_on_every_engine(cache: Path, engine: str, profile: str) -> None:
-    checkpoint = open_checkpoint("secondpass-mini")
+def test_golden_scores_come_out_on_every_engine(cache: Path, folder: Path, engine: str, profile: str) -> None:
+    checkpoint = open_checkpoint(folder)
     assert len(checkpoint.golden) >= 10
     scorer = open_scorer(checkpoint, engine=engine, profile=profile, cache=cache)
     assert scorer.tolerance == checkpoint.tolerance[scorer.engine.precision]
@@ -56,12 +58,13 @@ def test_one_small_file_of_weights() -> None:
     assert (FOLDER / SCALES).stat().st_size <= 100_000
 
 
-def test_the_card_names_every_set_with_its_licence_and_the_history_of_the_base() -> None:
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    lineage = json.loads((FOLDER / "lineage.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("folder", [FOLDER, PLAIN], ids=["mini", "plain"])
+def test_the_card_names_every_set_with_its_licence_and_the_history_of_the_base(folder: Path) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
     for one in lineage["sets"]:
         if one["groups"]:
             assert f"| {one['name']} | {one['groups']:,} | {one['licence']} |" in card
     for name in ("all-MiniLM-L6-v2", "MS MARCO", "Natural Questions"):
         assert name in card
-    assert lineage["digest"] == open_checkpoint(FOLDER).digest
+    assert lineage["digest"] == open_checkpoint(folder).digest

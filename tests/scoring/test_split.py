@@ -103,12 +103,15 @@ class Reference:
         return q, d
 
     def __call__(self, query: str, text: str) -> float:
-        return self.head(*self.sides(query, text, self.encoder.layers), self.encoder.layers)
+        logit = self.head(*self.sides(query, text, self.encoder.layers), self.encoder.layers)
+        if self.encoder.summed:
+            logit += self.head(*self.sides(query, text, self.encoder.apart or 0), self.encoder.apart or 0)
+        return logit
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_split(tmp_path_factory.mktemp("split"))
+@pytest.fixture(scope="module", params=[False, True], ids=["last head", "summed"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_split(tmp_path_factory.mktemp("split"), summed=request.param)
 
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra torch")
@@ -204,6 +207,7 @@ def test_a_long_document_is_cut_and_the_query_is_not(scorer: PairScorer, referen
         ("exits", [3, 2], "in order"),
         ("exits", [0, 3], "from 1 up"),
         ("exits", None, "exits = None"),
+        ("summed", "yes", "summed = 'yes'"),
     ],
 )
 def test_a_cut_that_makes_no_sense_is_refused(tmp_path: Path, key: str, value: Any, reason: str) -> None:
@@ -211,6 +215,14 @@ def test_a_cut_that_makes_no_sense_is_refused(tmp_path: Path, key: str, value: A
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, key: value}))
     with pytest.raises(ModelError, match=reason):
+        open_checkpoint(folder)
+
+
+def test_a_sum_needs_the_lower_head(tmp_path: Path) -> None:
+    folder = tiny.tiny_split(tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "exits": [2, 3], "summed": True}))
+    with pytest.raises(ModelError, match="needs a head after layer 1"):
         open_checkpoint(folder)
 
 

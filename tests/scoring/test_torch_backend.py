@@ -27,7 +27,7 @@ from secondpass.testing import check_pointwise
 from tiny import tiny_checkpoint
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra torch")
-SHIPPED = "secondpass-mini"
+PLAIN = Path(__file__).parents[2] / "weights" / "plain"
 TEXTS = [f"list {'river bank ' * (7 * k % 31)}document" for k in range(40)]
 
 
@@ -73,15 +73,16 @@ def test_fp32_agrees_with_the_portable_engine(tmp_path: Path, act: str) -> None:
 
 @needs_torch
 def test_fp32_gives_the_golden_scores_of_the_shipped_model() -> None:
-    opened = open_checkpoint(SHIPPED)
+    opened = open_checkpoint(PLAIN)
     expected = np.array([pair.logit for pair in opened.golden])
     batch = batch_of(opened, [(pair.query, pair.document) for pair in opened.golden])
     np.testing.assert_allclose(on(opened).infer(batch), expected, atol=1e-4)
 
 
 @needs_torch
-def test_the_default_profile_stays_within_the_tolerance_of_its_precision() -> None:
-    opened = open_checkpoint(SHIPPED)
+@pytest.mark.parametrize("model", [PLAIN, "secondpass-mini"], ids=["plain", "mini"])
+def test_the_default_profile_stays_within_the_tolerance_of_its_precision(model: str | Path) -> None:
+    opened = open_checkpoint(model)
     scorer = open_scorer(opened, engine="torch")
     precision = scorer.engine.precision
     assert precision in ("bf16", "fp32")
@@ -268,7 +269,7 @@ def cuda(checkpoint: Checkpoint, profile: str, **options: Any) -> Engine:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("profile", "share"), [("exact", 1e-5), ("default", 0.02), ("fast", 0.005)])
 def test_cuda_agrees_with_the_portable_engine(profile: str, share: float) -> None:
-    opened = open_checkpoint(SHIPPED)
+    opened = open_checkpoint(PLAIN)
     engine = cuda(opened, profile)
     batch = batch_of(opened)
     expected = portable(opened, batch)
@@ -279,7 +280,7 @@ def test_cuda_agrees_with_the_portable_engine(profile: str, share: float) -> Non
 
 @pytest.mark.gpu
 def test_cuda_graphs_give_what_eager_gives(checkpoint: Checkpoint) -> None:
-    opened = open_checkpoint(SHIPPED)
+    opened = open_checkpoint(PLAIN)
     eager, graphs = cuda(opened, "default"), cuda(opened, "default", graphs=True)
     assert "packed attention" in eager.why
     assert "CUDA graphs" in graphs.why
@@ -318,5 +319,5 @@ def test_exact_is_refused_under_tf32(tiny: Path) -> None:
 def test_a_cross_encoder_on_cuda_keeps_its_promises() -> None:
     if not _gpu():
         pytest.skip("needs torch and a CUDA GPU")
-    encoder = CrossEncoder(SHIPPED, device="cuda")
+    encoder = CrossEncoder(PLAIN, device="cuda")
     check_pointwise(lambda: encoder, tolerance=encoder.tolerance)

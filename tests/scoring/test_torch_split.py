@@ -37,9 +37,9 @@ QUERY = "river in the list"
 TEXTS = ["the river bank", "a", "snake " * 60, "sort a list in python", "query document query", "date"]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return open_checkpoint(tiny_split(tmp_path_factory.mktemp("split"), seed=4))
+@pytest.fixture(scope="module", params=[False, True], ids=["last head", "summed"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(tiny_split(tmp_path_factory.mktemp("split"), seed=4, summed=request.param))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A real run of sentence-transformers' trainer on a tiny base: it learns, resumes, exports what opens everywhere."""
+"""A real run on a tiny base: it learns, resumes, exports what opens everywhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.probability import CALIBRATION
 from secondpass.training.data import Group
 from secondpass.training.export import _evenly, export
-from secondpass.training.recipe import Base, DataSet, Recipe, Training
+from secondpass.training.recipe import Base, DataSet, Recipe, Split, Training
 from secondpass.training.train import Prepared, fit
 from secondpass.types import as_ranking
 from tiny import tiny_checkpoint
@@ -64,7 +65,7 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     assert not (work / "model").exists()
     resumed: list[int] = []
     trained = fit(recipe, prepared, work, say=said.append, progress=lambda _, done, total: resumed.append(done))
-    assert any("going on from checkpoint-10" in line for line in said)
+    assert any("going on from step 10" in line for line in said)
     assert (resumed[0], resumed[-1]) == (11, 40)
     assert fit(recipe, prepared, work, say=said.append, progress=quiet) == trained  # nothing left to do
 
@@ -134,6 +135,26 @@ def test_the_scales_are_found_on_all_sets_alike_and_by_a_seed() -> None:
     assert len(set(drawn)) == 40
     assert drawn == _evenly(groups, 40, seed=1) != _evenly(groups, 40, seed=2)
     assert Counter(_evenly(groups, 300, seed=1)) == Counter(groups)  # fewer than asked for: all of them
+
+
+def test_token_vectors_in_8_bits_give_nearly_the_same_scores(tmp_path: Path) -> None:
+    base, prepared = tiny_checkpoint(tmp_path / "base"), prepared_words(24)
+    split = Split(apart=1, exits=(1, 2), project=8, inner=8)
+    recipe = msgspec.structs.replace(recipe_for(base), split=split)
+    trained = fit(recipe, prepared, tmp_path / "work", say=quiet, progress=quiet, stop_after=2)
+    folders = []
+    for small in (False, True):
+        folders.append(tmp_path / f"out-{small}")
+        written = msgspec.structs.replace(recipe, split=msgspec.structs.replace(split, small_embeddings=small))
+        export(written, prepared, trained, folders[-1])
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in folders]
+    tensors = [open_checkpoint(folder).weights()["embeddings.word_embeddings.weight"] for folder in folders]
+    assert sizes[0] - sizes[1] == pytest.approx(tensors[0].size - 4 * len(tensors[0]), abs=400)
+    assert 0 < np.abs(tensors[0] - tensors[1]).max() <= np.abs(tensors[0]).max() / 127
+    one, other = (CrossEncoder(folder, profile="exact", cache_dir=tmp_path / "cache") for folder in folders)
+    pairs = [(group.query, text) for group in word_groups(10, seed=4) for text in group.passages]
+    scores = [model.predict(pairs, activation_fn=lambda x: x) for model in (one, other)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=0.05)
 
 
 def test_teacher_and_other_settings_reach_the_run(tmp_path: Path) -> None:

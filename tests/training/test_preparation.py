@@ -16,7 +16,8 @@ from secondpass.retrievers.bm25 import BM25
 from secondpass.training.data import Group, PairSet, read_groups, read_pairs, write_groups
 from secondpass.training.negatives import dev_pools, mine
 from secondpass.training.recipe import DataSet, Negatives, read_recipe
-from secondpass.training.train import dev_report, targets
+from secondpass.training.teacher import targets
+from secondpass.training.train import dev_report
 from secondpass.types import Document
 
 COLOURS = ["red", "green", "blue", "amber", "violet", "ochre", "teal", "ivory", "black", "white"]

@@ -13,7 +13,9 @@ import pytest
 from secondpass.errors import ConfigError
 from secondpass.scoring.checkpoint import open_checkpoint
 from secondpass.scoring.pair_scorer import open_scorer
-from secondpass.training.export import export
+from secondpass.scoring.probability import fit_order
+from secondpass.training.data import Group
+from secondpass.training.export import export, sum_heads
 from secondpass.training.recipe import Base, DataSet, Recipe, Split, Training
 from secondpass.training.train import Prepared, fit
 from tiny import tiny_checkpoint, tiny_split
@@ -21,14 +23,14 @@ from word_groups import quiet, word_groups
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train' (torch)")
 
-from secondpass.training.split import SplitEncoder, logits_of, open_split  # noqa: E402 - needs torch
+from secondpass.training.split import SplitEncoder, SplitLearner, logits_of, open_split  # noqa: E402 - needs torch
 
 TEXTS = ["the river bank", "sort a list", "date of the file", "snake " * 9]
 
 
 def recipe_for(base: Path, **settings: Any) -> Recipe:
-    split = Split(apart=1, exits=(1, 3), lengths=(32,), project=8, inner=8, head_rate=3e-3)
-    few = {"learning_rate": 2e-3, "groups_per_batch": 4, "bf16": False, "teacher_weight": 0.1, "save_every": 10}
+    split = Split(apart=1, exits=(1, 3), project=8, inner=8, head_rate=3e-3)
+    few = {"learning_rate": 2e-3, "groups_per_batch": 4, "bf16": False, "lengths": (32,), "save_every": 10}
     training = Training(**{**few, **settings})
     return Recipe(
         "tiny", Base(folder=str(base)), (DataSet("words", "CC0", 1),), training=training, split=split, max_length=64
@@ -52,8 +54,9 @@ def scores_of(model: SplitEncoder, folder: Path, query: str, texts: Sequence[str
     return logits[layer].tolist()  # type: ignore[no-any-return]
 
 
-def test_torch_and_the_engines_give_the_same_scores(tmp_path: Path) -> None:
-    folder = tiny_split(tmp_path / "m", seed=2)
+@pytest.mark.parametrize("summed", [False, True])
+def test_torch_and_the_engines_give_the_same_scores(tmp_path: Path, summed: bool) -> None:
+    folder = tiny_split(tmp_path / "m", seed=2, summed=summed)
     values = open_scorer(open_checkpoint(folder), profile="exact", threads=1).score("river list", TEXTS).values
     assert scores_of(open_split(folder), folder, "river list", TEXTS, 3) == pytest.approx(values, abs=1e-4)
 
@@ -148,6 +151,49 @@ def test_a_split_encoder_can_be_trained_further(tmp_path: Path) -> None:
     assert (config["apart"], config["exits"]) == (1, [1, 2, 3])
     before, after = (open_checkpoint(one) for one in (base, folder))
     assert before.digest != after.digest
+
+
+def test_the_first_layers_of_a_split_encoder_can_be_had_alone(tmp_path: Path) -> None:
+    """Two layers of three, one of which reads both sides: heads that fit stay, and so far nothing else has changed."""
+    base = tiny_split(tmp_path / "base", apart=2)  # heads after layers 2 and 3
+    split = Split(apart=1, exits=(2,), layers=2)
+    recipe = Recipe("tiny", Base(folder=str(base)), (DataSet("words", "CC0", 1),), split=split)
+    tensors, cut = SplitLearner(base, recipe)._model.tensors, open_split(base).tensors
+    assert {name.split(".")[1] for name in tensors if name.startswith("heads.")} == {"2"}
+    assert not [name for name in tensors if name.startswith("encoder.layer.2.")]
+    gates = tensors["encoder.layer.1.gate"].detach()
+    assert float(gates.max()) < 0.01
+    for name, tensor in tensors.items():
+        if not name.endswith(".gate"):
+            assert torch.equal(tensor.detach(), cut[name]), name
+    folder = fit(recipe, prepared_words(8), tmp_path / "work", say=quiet, progress=quiet, stop_after=1)
+    assert open_checkpoint(folder).encoder.layers == 2
+
+
+def lists_of(folder: Path, groups: Sequence[Group]) -> list[tuple[Any, Any]]:
+    scorer = open_scorer(open_checkpoint(folder), profile="exact", threads=1)
+    return [
+        (
+            np.array([scorer.score(g.query, g.passages).values, scorer.lower_logits(g.query, g.passages)], float).T,
+            np.array([1.0, 0.0, 0.0, 0.0]),
+        )
+        for g in groups
+    ]
+
+
+def test_the_lower_head_is_summed_with_the_last_one_as_far_as_it_helps(tmp_path: Path) -> None:
+    folder = tiny_split(tmp_path / "model", seed=3)
+    groups = word_groups(30)
+    before = lists_of(folder, groups)
+    last, lower = fit_order(before)
+    weight = sum_heads(folder, groups)
+    assert (weight is None) == (lower <= 0)
+    after = lists_of(folder, groups)
+    expected = 0.0 if weight is None else lower / last
+    assert weight is None or weight == pytest.approx(lower / last, rel=0.05)  # found in the profile that users get
+    for (one, _), (other, _) in zip(before, after, strict=True):
+        np.testing.assert_allclose(other[:, 0], one[:, 0] + expected * one[:, 1], atol=0.1)
+    assert sum_heads(folder, groups[:5]) is None  # too few to say
 
 
 @pytest.mark.parametrize(

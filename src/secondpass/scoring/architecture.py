@@ -67,7 +67,8 @@ class Encoder:
 
     `positions` are those that tokens can have, the first being row `first_position` of their table. A split encoder
     (see `split`) reads query and document apart in its first `apart` layers and has a head after each of the layers
-    `exits`, the last one among them; None and () for the others.
+    `exits`, the last one among them; None and () for the others. If `summed`, its logit is the last head's and
+    that after the `apart` layers together.
     """
 
     layers: int
@@ -79,6 +80,7 @@ class Encoder:
     activation: str
     apart: int | None = None
     exits: tuple[int, ...] = ()
+    summed: bool = False
     kind: str = "bert"
     first_position: int = 0
     head_activation: str = "tanh"
@@ -123,7 +125,7 @@ def read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
             raise ModelError(f"{folder}: position_embedding_type {positions!r} is not supported, only 'absolute'")
         if activation not in _ACTIVATIONS:
             raise ModelError(f"{folder}: hidden_act {activation!r} is not supported, only {', '.join(_ACTIVATIONS)}")
-    apart, exits = _split(folder, config)
+    apart, exits, summed = _split(folder, config)
     return Encoder(
         layers=int(number("num_hidden_layers", "num_layers", "n_layers")),
         hidden=hidden,
@@ -134,16 +136,18 @@ def read_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
         activation=activation,
         apart=apart,
         exits=exits,
+        summed=summed,
         kind=kind,
         first_position=first,
         head_activation="gelu" if kind == "electra" else "tanh",
     )
 
 
-def _split(folder: Path, config: Mapping[str, Any]) -> tuple[int | None, tuple[int, ...]]:
-    """How a split encoder is cut, and where it has heads. Raises ModelError where that makes no sense."""
+def _split(folder: Path, config: Mapping[str, Any]) -> tuple[int | None, tuple[int, ...], bool]:
+    """How a split encoder is cut, where it has heads, and whether they are summed. Raises ModelError where that makes
+    no sense."""
     if config.get("model_type") != SPLIT:
-        return None, ()
+        return None, (), False
     apart, exits, layers = config.get("apart"), config.get("exits"), int(config["num_hidden_layers"])
     if not isinstance(apart, int) or not 0 <= apart < layers:
         raise ModelError(f"{folder}: config.json says apart = {apart!r}; of {layers} layers 0 to {layers - 1} can be")
@@ -151,7 +155,10 @@ def _split(folder: Path, config: Mapping[str, Any]) -> tuple[int | None, tuple[i
         raise ModelError(
             f"{folder}: config.json says exits = {exits!r}; give layers from {apart} up in order, {layers} the last"
         )
-    return apart, tuple(exits)
+    summed = config.get("summed", False)
+    if not isinstance(summed, bool) or (summed and apart not in exits):
+        raise ModelError(f"{folder}: config.json says summed = {summed!r}; it needs a head after layer {apart}")
+    return apart, tuple(exits), summed
 
 
 def renamed(kind: str, name: str) -> str:

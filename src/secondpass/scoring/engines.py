@@ -45,6 +45,7 @@ __all__ = ["ENGINES", "PROFILES", "Begun", "Engine", "Logits", "cores", "graph_b
 PROFILES = ("default", "exact", "fast")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 _PRECISIONS = {"exact": "fp32", "fast": "int8"}  # those that a profile stands for everywhere
+_QUERIES = 16  # whose lower layers a split encoder remembers
 
 Logits = NDArray[np.float32]
 Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
@@ -239,31 +240,44 @@ def _whole(runs: Mapping[str, Run], *, typed: bool) -> Callable[[Batch], Logits]
     return lambda batch: run({"ids": batch.ids, "mask": batch.mask})
 
 
-def _read(runs: Mapping[str, Run], batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The lower layers: the query read once, and the documents."""
-    query, query_mask = batch.shared()
-    asked = runs["apart"]({"ids": query, "mask": query_mask})
-    return asked, runs["apart"]({"ids": batch.ids, "mask": batch.mask})
+class _Split:
+    """A split encoder's graphs: both sides apart, then together. `summed`: see Encoder."""
 
+    def __init__(self, runs: Mapping[str, Run], *, summed: bool) -> None:
+        self._runs, self._summed = runs, summed
+        # all batches of a request ask the same; a handful of requests run at a time
+        self._asked = functools.lru_cache(maxsize=_QUERIES)(self._ask)
 
-def _begin(runs: Mapping[str, Run], batch: Batch) -> Begun:
-    """The lower layers and their head."""
-    asked, documents = _read(runs, batch)
-    sides: dict[str, NDArray[Any]] = {"query": asked, "hidden": documents}
-    sides |= {"query_mask": batch.shared()[1], "mask": batch.mask}
-    return Begun(runs["first head"](sides), asked, documents)
+    def infer(self, batch: Batch) -> Logits:
+        return self.finish(batch, *self._read(batch))
 
+    def begin(self, batch: Batch) -> Begun:
+        asked, documents = self._read(batch)
+        return Begun(self._lower_head(batch, asked, documents), asked, documents)
 
-def _finish(
-    runs: Mapping[str, Run], batch: Batch, asked: NDArray[np.float32], documents: NDArray[np.float32]
-) -> Logits:
-    """The upper layers, in which both sides see each other, from what the lower ones gave of them."""
-    _, query_mask = batch.shared()
-    inputs = split.both_sides(asked, query_mask, documents, batch.mask)
-    hidden, count = runs["joint"](inputs), query_mask.shape[1]
-    sides: dict[str, NDArray[Any]] = {"query": np.ascontiguousarray(hidden[:, :count])}
-    sides |= {"hidden": np.ascontiguousarray(hidden[:, count:]), "query_mask": query_mask, "mask": batch.mask}
-    return runs["head"](sides)
+    def finish(self, batch: Batch, asked: NDArray[np.float32], documents: NDArray[np.float32]) -> Logits:
+        _, query_mask = batch.shared()
+        inputs = split.both_sides(asked, query_mask, documents, batch.mask)
+        hidden, count = self._runs["joint"](inputs), query_mask.shape[1]
+        sides: dict[str, NDArray[Any]] = {"query": np.ascontiguousarray(hidden[:, :count])}
+        sides |= {"hidden": np.ascontiguousarray(hidden[:, count:]), "query_mask": query_mask, "mask": batch.mask}
+        logits = self._runs["head"](sides)
+        return logits + self._lower_head(batch, asked, documents) if self._summed else logits
+
+    def _read(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        query, query_mask = batch.shared()
+        asked = self._asked(query.tobytes(), query_mask.tobytes())
+        return asked, self._runs["apart"]({"ids": batch.ids, "mask": batch.mask})
+
+    def _ask(self, ids: bytes, mask: bytes) -> NDArray[np.float32]:
+        read = (np.frombuffer(side, np.int64).reshape(1, -1) for side in (ids, mask))
+        asked = self._runs["apart"](dict(zip(("ids", "mask"), read, strict=True)))
+        asked.setflags(write=False)  # it is shared
+        return asked
+
+    def _lower_head(self, batch: Batch, asked: NDArray[np.float32], documents: NDArray[np.float32]) -> Logits:
+        sides: dict[str, NDArray[Any]] = {"query": asked, "hidden": documents}
+        return self._runs["first head"](sides | {"query_mask": batch.shared()[1], "mask": batch.mask})
 
 
 def _openvino_abilities() -> tuple[bool, str]:
@@ -385,10 +399,7 @@ def open_engine(
     if checkpoint.encoder.apart is None:
         return Engine(name, precision, workers, how, _whole(runs, typed=checkpoint.typed), variant)
 
-    def infer(batch: Batch) -> Logits:
-        return _finish(runs, batch, *_read(runs, batch))
-
+    parts = _Split(runs, summed=checkpoint.encoder.summed)
     if "first head" not in runs:
-        return Engine(name, precision, workers, how, infer, variant)
-    begin, finish = functools.partial(_begin, runs), functools.partial(_finish, runs)
-    return Engine(name, precision, workers, how, infer, variant, begin=begin, finish=finish)
+        return Engine(name, precision, workers, how, parts.infer, variant)
+    return Engine(name, precision, workers, how, parts.infer, variant, begin=parts.begin, finish=parts.finish)

@@ -1,7 +1,8 @@
 """A folder's weights as fp32 arrays, by the names that graphs are built with.
 
-Knows: safetensors, whole or in shards, in any precision, and pickled ones. Refuses to know: what the tensors are for,
-and whether they may be read: a pickled file is read as tensors alone, once the caller has allowed it.
+Knows: safetensors, whole or in shards, in any precision (in 8 bits with a scale for each row), and pickled ones.
+Refuses to know: what the tensors are for, and whether they may be read: a pickled file is read as tensors alone, once
+the caller has allowed it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from secondpass.extras import require
 from secondpass.scoring.architecture import renamed
 from secondpass.weights import weight_files
 
-__all__ = ["read_tensors"]
+__all__ = ["SCALE", "read_tensors"]
+
+SCALE = "scale"
+"""Beside `x.weight` in 8-bit integers lies `x.scale`, which its rows are to be multiplied by."""
 
 
 def read_tensors(folder: Path, kind: str) -> dict[str, NDArray[np.float32]]:
@@ -49,8 +53,17 @@ def _tensors(path: Path) -> dict[str, NDArray[np.float32]]:
     with safe_open(path, "np") as file:
         names = list(file.keys())
         if not any(file.get_slice(name).get_dtype() == "BF16" for name in names):
-            return {name: file.get_tensor(name).astype(np.float32) for name in names}
+            small = {name for name in names if file.get_slice(name).get_dtype() == "I8"}
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in names}
+            return {name: _in_full(tensors, name) if name in small else tensor for name, tensor in tensors.items()}
     return _bf16(path)
+
+
+def _in_full(tensors: dict[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
+    scale = tensors.get(f"{name.removesuffix('weight')}{SCALE}")
+    if scale is None:
+        raise ModelError(f"the tensor {name!r} is in 8-bit integers and nothing says by what to multiply them")
+    return np.asarray(tensors[name] * scale, np.float32)
 
 
 def _bf16(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -71,7 +71,7 @@ class SplitModel:
     def __init__(self, encoder: Encoder, weights: Weights, attend: Attention) -> None:
         self._bert = Bert(encoder, weights, attend)
         self.dtype = weights.dtype
-        self._apart, self._layers = encoder.apart or 0, encoder.layers
+        self._apart, self._layers, self._summed = encoder.apart or 0, encoder.layers, encoder.summed
         _, width = self._bert.heads
         # one factor for each column of what attention gives
         self._gates = [
@@ -93,7 +93,8 @@ class SplitModel:
         return self._head(self._apart, sides.query.unsqueeze(0), sides.documents, sides.rows)
 
     def compare(self, sides: Sides) -> torch.Tensor:
-        """The layers in which both sides see each other, and the last head: logits in fp32, [R]."""
+        """The layers in which both sides see each other, and the last head, summed with the lower one where the model
+        says so: logits in fp32, [R]."""
         count, asked = len(sides.rows), len(sides.query)
         rows = (even_rows(count, asked, sides.query.device), sides.rows)
         parts = [count * asked, len(sides.documents)]
@@ -107,7 +108,8 @@ class SplitModel:
                 mixed.append(near + gates[own] * far)
             x = self._bert.rest(i, x, torch.cat(mixed))
         queries, documents = x.split(parts)
-        return self._head(self._layers, queries.unflatten(0, (count, asked)), documents, sides.rows)
+        logits = self._head(self._layers, queries.unflatten(0, (count, asked)), documents, sides.rows)
+        return logits + self.lower_logits(sides) if self._summed else logits
 
     def _head(self, layer: int, query: torch.Tensor, documents: torch.Tensor, rows: Rows) -> torch.Tensor:
         document, query_mask = padded(documents.float(), rows), query.new_ones(query.shape[:2], dtype=torch.float32)

@@ -48,7 +48,8 @@ class PairSet:
 class Group:
     """A query and passages, one of them known to answer it.
 
-    `cosines` are the base's and `first_scores` those of the first stage that found the passages, one a passage.
+    `cosines` are the base's, `first_scores` those of the first stage that found the passages, and `taught` the logits
+    of a teacher, one a passage.
     """
 
     set: str
@@ -57,6 +58,7 @@ class Group:
     cosines: tuple[float, ...] = ()
     positive: int = 0
     first_scores: tuple[float, ...] = ()
+    taught: tuple[float, ...] = ()
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,7 +117,7 @@ def write_groups(groups: list[Group], path: Path) -> None:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """What `write_groups` wrote, a file without first-stage scores included, as they were written before."""
+    """What `write_groups` wrote, and what earlier versions did, which knew fewer fields."""
     with path.open(encoding="utf-8") as lines:
         rows = map(json.loads, lines)
         return [

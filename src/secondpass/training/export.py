@@ -25,18 +25,19 @@ import numpy as np
 from secondpass.errors import GoldenError
 from secondpass.extras import require
 from secondpass.scoring.calibration import calibrate
-from secondpass.scoring.checkpoint import SPLIT, open_checkpoint
+from secondpass.scoring.checkpoint import SPLIT, open_checkpoint, read_json
 from secondpass.scoring.engines import open_engine
 from secondpass.scoring.pair_scorer import PairScorer
 from secondpass.scoring.prepare import prepare
-from secondpass.scoring.probability import CALIBRATION, write_calibration
+from secondpass.scoring.probability import CALIBRATION, FEWEST_QUERIES, fit_order, write_calibration
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.scales import write_scales
+from secondpass.scoring.tensors import SCALE
 from secondpass.scoring.tokens import Tokens
 from secondpass.training.data import Group
-from secondpass.training.probability import calibrated, fused, in_words
+from secondpass.training.probability import calibrated, fused, halves, in_words
 from secondpass.training.recipe import Recipe
-from secondpass.training.train import DEV_DEPTH, Prepared, dev_report, is_split
+from secondpass.training.train import DEV_DEPTH, STEPS, Prepared, dev_report, is_split
 
 __all__ = ["export", "write_int8"]
 
@@ -51,8 +52,10 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     Raises GoldenError where an engine on this machine does not reproduce torch's fp32 scores.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _weights(trained, out)
+    _weights(trained, out, small_embeddings=recipe.split is not None and recipe.split.small_embeddings)
     _configuration(recipe, trained, out)
+    trained_on = {group.set for group in prepared.groups}
+    lower_weight = sum_heads(out, halves(prepared.dev, trained_on, recipe.training.seed)[0]) if is_split(out) else None
     golden = _golden_split(out) if is_split(out) else _golden(recipe, out)
     written: dict[str, Any] = {"licence": recipe.licence, "languages": recipe.languages}
     written |= {"tolerance": {"fp32": _FP32}, "pairs": golden}
@@ -73,7 +76,6 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     def score(query: str, texts: tuple[str, ...]) -> list[float]:
         return [-math.inf if value is None else value for value in default.score(query, texts).values]
 
-    trained_on = {group.set for group in prepared.groups}
     calibration, probability = calibrated(prepared.dev, trained_on, score, recipe.training.seed)
     (out / CALIBRATION).unlink(missing_ok=True)  # an older model's, which this one would refuse
     if calibration is not None:
@@ -85,9 +87,11 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
         "languages": recipe.languages,
         **prepared.lineage,
         "groups": len(prepared.groups),
+        "steps": json.loads((trained / STEPS).read_text(encoding="utf-8")) if (trained / STEPS).exists() else None,
         "training": msgspec.to_builtins(recipe.training),
         "negatives": msgspec.to_builtins(recipe.negatives),
         **({"split": msgspec.to_builtins(recipe.split)} if recipe.split else {}),
+        "lower_head_weight": lower_weight,
         "dev": dev_report(prepared.dev, score, partial(fused, calibration) if calibration else None),
         "dev_precision": default.engine.precision,
         "calibration": probability,
@@ -140,6 +144,39 @@ def _golden_split(out: Path) -> list[dict[str, Any]]:
     return golden
 
 
+def sum_heads(folder: Path, pools: Sequence[Group]) -> float | None:
+    """Let a split encoder's logit be the last head's and the lower one's together, and return what that one weighs.
+
+    The layers that read apart know which words match, the upper ones what is meant; together they rank better than
+    either. The weight is fitted on dev pools that nothing is measured on (`fit_order`) and put into the lower head,
+    which then ranks as before. None, and the folder stays as it is, where it has no lower head, where fewer
+    than 20 pools are given, or where the lower head does not help.
+    """
+    scorer = _scorer(folder, "default")
+    if scorer.checkpoint.encoder.summed or scorer.engine.begin is None or len(pools) < FEWEST_QUERIES:
+        return None
+    lists = []
+    for pool in pools:
+        texts = list(pool.passages)
+        columns = [scorer.score(pool.query, texts).values, scorer.lower_logits(pool.query, texts)]
+        table = np.array([[math.nan if value is None else value for value in column] for column in columns]).T
+        usable = np.isfinite(table).all(axis=1)
+        lists.append((table[usable], (np.arange(len(texts)) == pool.positive)[usable].astype(float)))
+    last, lower = fit_order(lists)
+    if last <= 0 or lower <= 0:
+        return None
+    weight = float(lower / last)
+    from safetensors.numpy import load_file, save
+
+    path, at = folder / "model.safetensors", f"heads.{scorer.checkpoint.encoder.apart}."
+    tensors = load_file(path)
+    for name in ("factors", "outer.weight", "outer.bias"):
+        tensors[at + name] = (tensors[at + name].astype(np.float32) * weight).astype(tensors[at + name].dtype)
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
+    _write_json(folder / "config.json", {**read_json(folder / "config.json"), "summed": True})
+    return round(weight, 4)
+
+
 def write_int8(folder: Path, groups: Sequence[Group], dev: Sequence[Group], seed: int) -> float:
     """Put the scales of profile "fast" into a model folder, and return its largest deviation from fp32 on dev pairs.
 
@@ -166,7 +203,8 @@ def _allowed(deviation: float) -> float:
     return math.ceil(deviation * 1.5 * 100) / 100
 
 
-def _weights(trained: Path, out: Path) -> None:
+def _weights(trained: Path, out: Path, *, small_embeddings: bool) -> None:
+    """Weights in fp16, as they will be computed on; if asked for, the vectors of tokens in 8 bits with a scale each."""
     from safetensors.numpy import load_file, save
 
     tensors = load_file(trained / "model.safetensors")
@@ -176,6 +214,11 @@ def _weights(trained: Path, out: Path) -> None:
         raise GoldenError(
             f"{unusable[0]} does not fit into fp16; the training went astray (NaN or infinity in the weights)"
         )
+    if small_embeddings:
+        for name in [name for name in tensors if name.endswith("word_embeddings.weight")]:
+            scale = (np.abs(tensors[name]).max(axis=1, keepdims=True) / 127 + 1e-12).astype(np.float32)
+            halves[name] = np.round(tensors[name] / scale).astype(np.int8)
+            halves[name.removesuffix("weight") + SCALE] = scale
     # not save_file, which lets nobody else read the file
     (out / "model.safetensors").write_bytes(save(halves, metadata={"format": "pt"}))
 

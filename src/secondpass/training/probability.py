@@ -21,7 +21,7 @@ from secondpass.evaluation.calibration import BINS, reliability
 from secondpass.scoring.probability import Calibration, JudgedQuery, fit_calibration, standardised
 from secondpass.training.data import Group
 
-__all__ = ["calibrated", "fused", "in_words"]
+__all__ = ["calibrated", "fused", "halves", "in_words"]
 
 Score = Callable[[str, tuple[str, ...]], Sequence[float]]
 
@@ -36,11 +36,8 @@ def calibrated(
     "measured": [{"where", "map", "queries", …what `reliability` gives}]}, or {"refused": why} beside None where the
     pools do not allow a calibration.
     """
-    asked = sorted({pool.query.lower() for pool in dev if pool.set in trained_on})
-    random.Random(f"{seed}/calibration").shuffle(asked)
-    half = set(asked[: (len(asked) + 1) // 2])  # by query, so that one that two sets share is on one side only
-    fitted = [pool for pool in dev if pool.set in trained_on and pool.query.lower() in half]
-    held_out = {"in domain": [pool for pool in dev if pool.set in trained_on and pool.query.lower() not in half]}
+    fitted, others = halves(dev, trained_on, seed)
+    held_out = {"in domain": others}
     for name in sorted({pool.set for pool in dev} - trained_on):
         held_out[f"out of domain: {name}"] = [pool for pool in dev if pool.set == name]
     if not all(pool.first_scores for pool in fitted):
@@ -61,6 +58,17 @@ def calibrated(
         "weight": round(calibration.weight, 4),
         "measured": measured,
     }
+
+
+def halves(dev: Sequence[Group], trained_on: set[str], seed: int) -> tuple[list[Group], list[Group]]:
+    """The dev pools of the sets trained on: those that may be fitted on, and those that what was fitted is measured on.
+
+    By query, so that one that two sets share is on one side only."""
+    asked = sorted({pool.query.lower() for pool in dev if pool.set in trained_on})
+    random.Random(f"{seed}/calibration").shuffle(asked)
+    half = set(asked[: (len(asked) + 1) // 2])
+    pools = [pool for pool in dev if pool.set in trained_on]
+    return [p for p in pools if p.query.lower() in half], [p for p in pools if p.query.lower() not in half]
 
 
 def fused(calibration: Calibration, logits: Sequence[float], first_scores: Sequence[float]) -> list[float]:

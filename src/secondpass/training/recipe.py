@@ -13,7 +13,7 @@ import msgspec
 
 from secondpass.errors import ConfigError
 
-__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Split", "Static", "Training", "read_recipe"]
+__all__ = ["Base", "DataSet", "Negatives", "Recipe", "Split", "Static", "Teacher", "Training", "read_recipe"]
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -21,7 +21,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the encoder comes from: a folder, or a Python package that ships one as `model/`."""
+    """Where the encoder comes from: a folder or a shipped name, or a Python package that ships one as `model/`."""
 
     package: str = ""
     folder: str = ""
@@ -63,7 +63,11 @@ class Negatives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The optimisation. `groups_per_batch` groups of one positive and its negatives make a step;
     `groups` bounds how many are used (0: all of them, in the order the seed gives).
-    The list target is (1 − teacher_weight) · one-hot + teacher_weight · softmax(cosine / teacher_temperature)."""
+    The list target is (1 − teacher_weight) · one-hot + teacher_weight · what the teacher says: the recipe's [teacher],
+    where the base is a cross-encoder the base itself, else softmax(cosine of the base / teacher_temperature).
+    Each step cuts at one of `lengths` tokens, drawn by the seed (none: at `max_length`). Of the groups a share
+    `attacked` has one negative made to fool a ranker, and a share `misspelt` a typo in its query; the target stays
+    that of the clean text."""
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 6e-5
     warmup: Share = 0.06
@@ -73,6 +77,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: Count = 0
     epochs: Positive = 1
     max_length: Positive = 256
+    lengths: tuple[Annotated[int, msgspec.Meta(ge=8)], ...] = ()
+    attacked: Share = 0.0
+    misspelt: Share = 0.0
     bce_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.5
     teacher_weight: Share = 0.0
     teacher_temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 0.05
@@ -83,30 +90,30 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A split encoder in place of a classifier (training/split.py): `apart` layers read query and document apart, and a
-    head follows each of the layers `exits`, the last among them.
+    head follows each of the layers `exits`, the last among them. Of the base's layers the first `layers` are kept
+    (0: all).
 
     A lower head compares tokens by vectors of `project` numbers; each has a network of `inner` units, learns at
-    `head_rate`, and counts `exit_weight` beside the last one's 1. Gates learn at `gate_rate`. Each step cuts passages
-    at one of `lengths` tokens. Of the groups a share `attacked` has one negative made to fool a ranker, and a
-    share `misspelt` a typo in its query."""
+    `head_rate`, and counts `exit_weight` beside the last one's 1. Gates learn at `gate_rate`. Of a base that is a split
+    encoder heads and gates that fit are gone on with. With `small_embeddings` the vectors of tokens are written in 8
+    bits, which halves a small model."""
 
     apart: Count = 2
     exits: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)] = (2, 4, 6)
+    layers: Count = 0
+    small_embeddings: bool = False
     project: Positive = 128
     inner: Positive = 96
     exit_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.3
     head_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 5e-4
     gate_rate: Annotated[float, msgspec.Meta(gt=0.0)] = 5e-3
-    lengths: Annotated[tuple[Annotated[int, msgspec.Meta(ge=8)], ...], msgspec.Meta(min_length=1)] = (
-        128,
-        128,
-        160,
-        160,
-        192,
-        256,
-    )
-    attacked: Share = 0.0
-    misspelt: Share = 0.0
+
+
+class Teacher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cross-encoder to learn from, by a shipped name or a folder: `training.teacher_weight` of the list target is the
+    softmax of its logits."""
+
+    model: str
 
 
 class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,8 +135,8 @@ class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run. `max_length` is the length, in tokens, written into the checkpoint for use, `licence` the
     one its maker gives the result, `languages` those that it is for (two-letter codes), so that requests in others are
-    warned about. With `split` a split encoder is made, with `static` a static embedding model, else a
-    classifier; a recipe whose base is a split encoder goes on with it and needs neither."""
+    warned about. With `split` a split encoder is made, with `static` a static embedding model, else a classifier; a
+    recipe whose base is a split encoder goes on with it and needs neither."""
 
     name: str
     base: Base
@@ -137,6 +144,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     negatives: Negatives = Negatives()
     training: Training = Training()
     split: Split | None = None
+    teacher: Teacher | None = None
     static: Static | None = None
     max_length: Positive = 512
     licence: str = "not stated"

@@ -1,19 +1,16 @@
-"""A split encoder in torch: its layers over padded batches, and the loop that teaches it.
+"""A split encoder in torch: its layers over padded batches, and what of it is taught.
 
-Knows: torch (the extra `train`), what `scoring.split` computes, written out once more, and how a run resumes.
-Refuses to know: rankings, collections, every test split.
+Knows: torch (the extra `train`) and what `scoring.split` computes, written out once more. Refuses to know: the loss,
+rankings, collections.
 
 It starts as the bi-encoder it is made from: with its gates all but closed and a last head that is the cosine, its first
-scores are the base's. To keep what the base knows, a copy of the model as it began is the teacher, whose share of the
-target the recipe names, and the embeddings stay as they are. The heads after lower layers learn from the last one.
+scores are the base's.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +21,7 @@ from tokenizers import Tokenizer
 from secondpass.errors import ConfigError
 from secondpass.extras import require
 from secondpass.scoring.checkpoint import SPLIT
-from secondpass.training.attacks import ATTACKS, NOISES, ODD
-from secondpass.training.data import Group
+from secondpass.scoring.tensors import read_tensors
 from secondpass.training.recipe import Recipe, Split
 
 if TYPE_CHECKING:
@@ -34,23 +30,16 @@ else:
     torch = require("torch", extra="train", purpose="training")
 
 from secondpass.scoring.torch_split import pair_head  # after what says which extra training needs
+from secondpass.training.loop import CHUNK, Tensors, device
 
-__all__ = ["SplitEncoder", "fit_split", "initial_tensors", "open_split"]
+__all__ = ["SplitEncoder", "SplitLearner", "initial_tensors", "logits_of", "open_split"]
 
 F = torch.nn.functional
 
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-Tensors = dict[str, torch.Tensor]
-
-_CHUNK = 16  # pairs of like length computed together
 _QUERY = 64  # tokens of a query that are read while training
 _MASKED = -10_000.0
 _COSINE = 20.0  # the scale of the cosine in the base's own training
 _NEAR = 4.0  # brings the head's features near 1, where a fresh layer learns best
-_AVERAGE = 0.98  # of every tenth step's weights in the running average that is kept
-_WARMUP = 0.05
-_STUFFED = tuple(name for name in ATTACKS if name not in ODD)  # an odd character is a matter of cleaning
 
 
 class SplitEncoder:
@@ -64,6 +53,7 @@ class SplitEncoder:
         self.layers, self.hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
         self.heads, self.epsilon = int(config["num_attention_heads"]), float(config.get("layer_norm_eps", 1e-12))
         self.apart, self.exits = int(config["apart"]), tuple(config["exits"])
+        self.summed = bool(config.get("summed", False))
         self._scale = _scale(self.hidden).to(tensors["embeddings.word_embeddings.weight"].device)
         self._joined: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -110,6 +100,8 @@ class SplitEncoder:
             x = self._rest(x, mixed[0] + mixed[1], i)
             if i + 1 in self.exits:
                 out[i + 1] = self._head(x[:, :count], query_mask, x[:, count:], mask, i + 1)
+        if self.summed:
+            out[self.layers] = out[self.layers] + out[self.apart]
         return out
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
@@ -157,17 +149,27 @@ def _scale(hidden: int) -> torch.Tensor:
 
 
 def initial_tensors(base: Tensors, config: Mapping[str, Any], split: Split, seed: int) -> Tensors:
-    """The base's tensors with gates all but closed and fresh heads; the last head is the cosine, scaled."""
+    """What of the base's tensors is kept, gates all but closed and fresh heads; the last head is the cosine, scaled.
+
+    Gates and heads that the base has, since it is a split encoder, stay as they are.
+    """
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     draw = torch.Generator().manual_seed(seed)
 
     def drawn(out: int, into: int) -> torch.Tensor:
         return (torch.rand(out, into, generator=draw) * 2 - 1) * into**-0.5
 
-    tensors = {name: tensor for name, tensor in base.items() if not name.startswith(("pooler.", "classifier."))}
-    for i in range(split.apart, layers):
-        tensors[f"encoder.layer.{i}.gate"] = torch.full((2, int(config["num_attention_heads"])), 1e-3)
+    kept = [f"encoder.layer.{i}." for i in range(layers)] + [f"heads.{i}." for i in split.exits] + ["embeddings."]
+    tensors = {name: tensor for name, tensor in base.items() if name.startswith(tuple(kept))}
+    for i in range(layers):
+        gate = f"encoder.layer.{i}.gate"
+        if i < split.apart:
+            tensors.pop(gate, None)
+        else:
+            tensors.setdefault(gate, torch.full((2, int(config["num_attention_heads"])), 1e-3))
     for i in split.exits:
+        if f"heads.{i}.factors" in tensors:
+            continue
         last = i == layers
         # a lower layer's cosine means nothing yet, its best-matching tokens do
         factors, offset = ([_COSINE, 0.0], -0.45 * _COSINE) if last else ([0.0, 10.0], -5.0)
@@ -196,208 +198,104 @@ def _spread(tensors: Tensors, hidden: int, power: int) -> Tensors:
 
 def open_split(folder: Path) -> SplitEncoder:
     """A split encoder's folder, in fp32."""
-    from safetensors.torch import load_file
-
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors = {name.removeprefix("bert."): t.float() for name, t in load_file(folder / "model.safetensors").items()}
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in read_tensors(folder, SPLIT).items()}
     return SplitEncoder(config, _spread(tensors, int(config["hidden_size"]), -1))
 
 
 def _begun(folder: Path, recipe: Recipe) -> tuple[dict[str, Any], Tensors]:
-    """Configuration and tensors to start from: of a bi-encoder, or of a split encoder as it is."""
-    from safetensors.torch import load_file
-
+    """Configuration and tensors to start from: of a bi-encoder, or of a split encoder."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") == SPLIT:
+    split, again = recipe.split, config.get("model_type") == SPLIT
+    if split is None:
         return config, open_split(folder).tensors
-    split = recipe.split
-    if split is None or config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
+    if config.get("model_type") not in ("bert", SPLIT) or config.get("hidden_act", "gelu") != "gelu":
         raise ConfigError(f"recipe {recipe.name}: [split] needs a BERT with gelu as its base, or a split encoder")
-    layers = int(config["num_hidden_layers"])
-    if not split.apart < layers or list(split.exits) != sorted({*split.exits, layers}) or split.exits[0] < split.apart:
+    there = int(config["num_hidden_layers"])
+    layers = split.layers or there
+    order = list(split.exits) == sorted({*split.exits, layers}) and split.exits[0] >= split.apart
+    if layers > there or not split.apart < layers or not order:
         raise ConfigError(
-            f"recipe {recipe.name}: [split] apart = {split.apart}, exits = {list(split.exits)}; the base has {layers} "
-            "layers: fewer read apart, and exits follow in order, the last layer the last"
+            f"recipe {recipe.name}: [split] layers = {layers}, apart = {split.apart}, exits = {list(split.exits)}; the "
+            f"base has {there} layers: fewer read apart, and exits follow in order, the last layer the last"
         )
-    base = {name.removeprefix("bert."): t.float() for name, t in load_file(folder / "model.safetensors").items()}
-    config |= {"model_type": SPLIT, "architectures": [], "apart": split.apart, "exits": list(split.exits)}
+    config |= {"model_type": SPLIT, "architectures": [], "num_hidden_layers": layers}
+    config |= {"apart": split.apart, "exits": list(split.exits), "summed": False}
+    if again:
+        base = open_split(folder).tensors
+    else:
+        base = {name: torch.from_numpy(tensor) for name, tensor in read_tensors(folder, "bert").items()}
     return config, initial_tensors(base, config, split, recipe.training.seed)
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(rows: Sequence[Sequence[int]], where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     ids: NDArray[np.int64] = np.zeros((len(rows), max(map(len, rows))), np.int64)
     mask = np.zeros_like(ids)
     for k, row in enumerate(rows):
         ids[k, : len(row)], mask[k, : len(row)] = row, 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return torch.from_numpy(ids).to(where), torch.from_numpy(mask).to(where)
 
 
 def logits_of(
     model: SplitEncoder, queries: Sequence[Sequence[int]], documents: Sequence[Sequence[int]], of: Sequence[int]
 ) -> dict[int, torch.Tensor]:
     """Logits after every exit of documents against the queries `of` them, in the order given; all as token ids."""
-    device = model.tensors["embeddings.word_embeddings.weight"].device
+    where = model.tensors["embeddings.word_embeddings.weight"].device
     model.begin()
-    asked, query_mask = _padded(queries, device)
+    asked, query_mask = _padded(queries, where)
     read = model.read(asked, query_mask)
     order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
     parts: dict[int, list[torch.Tensor]] = {}
-    for start in range(0, len(order), _CHUNK):
-        rows = order[start : start + _CHUNK]
-        ids, mask = _padded([documents[i] for i in rows], device)
-        which = torch.tensor([of[i] for i in rows], device=device)
+    for start in range(0, len(order), CHUNK):
+        rows = order[start : start + CHUNK]
+        ids, mask = _padded([documents[i] for i in rows], where)
+        which = torch.tensor([of[i] for i in rows], device=where)
         answers = model.compare(read[which], query_mask[which], model.read(ids, mask), mask)
         for layer, logits in answers.items():
             parts.setdefault(layer, []).append(logits)
-    back = torch.tensor(order, device=device).argsort()
+    back = torch.tensor(order, device=where).argsort()
     return {layer: torch.cat(some)[back] for layer, some in parts.items()}
 
 
-def _loss(
-    answers: Mapping[int, torch.Tensor], taught: torch.Tensor, groups: int, recipe: Recipe, split: Split
-) -> tuple[torch.Tensor, float]:
-    """What is minimised, and the last head's cross-entropy on the labels alone.
+class SplitLearner:
+    """A split encoder in training, from a bi-encoder or a split encoder. The embeddings stay as they are."""
 
-    Each head: cross-entropy of the list's softmax against its target, and `bce_weight` × pointwise BCE. The target
-    mixes the label with the teacher's softmax; of a lower head it is more than half the last head's own.
-    """
-    settings, last = recipe.training, max(answers)
-    lists = {layer: logits.view(groups, -1) for layer, logits in answers.items()}
-    label = torch.zeros_like(lists[last])
-    label[:, 0] = 1.0
-    target = (1 - settings.teacher_weight) * label + settings.teacher_weight * taught
-    own = torch.softmax(lists[last].detach(), -1)
-    total = torch.zeros((), device=label.device)
-    for layer, logits in lists.items():
-        aim, weight = (target, 1.0) if layer == last else (0.4 * target + 0.6 * own, split.exit_weight)
-        pointwise = F.binary_cross_entropy_with_logits(logits, label)
-        total = total + weight * (F.cross_entropy(logits, aim) + settings.bce_weight * pointwise)
-    return total, float(F.cross_entropy(lists[last].detach(), label))
+    def __init__(self, base: Path, recipe: Recipe) -> None:
+        self._base, self._rates, self._rate = base, recipe.split or Split(), recipe.training.learning_rate
+        self._config, start = _begun(base, recipe)
+        self._model = SplitEncoder(self._config, {name: tensor.to(device()) for name, tensor in start.items()})
+        tensors = self._model.tensors
+        self.learnt = {name: t.requires_grad_() for name, t in tensors.items() if not name.startswith("embeddings.")}
+        self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
 
+    def rate(self, name: str) -> float:
+        """Gates and heads begin at nothing and have rates of their own."""
+        if name.endswith(".gate"):
+            return self._rates.gate_rate
+        return self._rates.head_rate if name.startswith("heads.") else self._rate
 
-def fit_split(
-    recipe: Recipe,
-    base: Path,
-    groups: Sequence[Group],
-    batches: Sequence[Sequence[int]],
-    work: Path,
-    *,
-    say: Say,
-    progress: Progress,
-    stop_after: int = 0,
-) -> Path:
-    """Train from the base (or from what a killed run left in `work`) and return the folder of the fp32 model.
+    def logits(self, queries: Sequence[str], texts: Sequence[Sequence[str]], limit: int) -> dict[int, torch.Tensor]:
+        """Logits after each exit; a document is cut at `limit` tokens, a query at 64."""
+        of = [k for k, some in enumerate(texts) for _ in some]
+        documents = self._tokens([text for some in texts for text in some], limit)
+        return logits_of(self._model, self._tokens(queries, _QUERY), documents, of)
 
-    `batches` index `groups`; each is one step. `stop_after` ends the run after that many steps (0: the whole recipe);
-    the learning rate is planned for the steps that will be taken. The weights are a running average of the
-    last hundreds of steps.
-    """
-    settings, done = recipe.training, work / "model"
-    if (done / "config.json").exists():
-        say(f"training was finished before: {done}")
-        return done
-    work.mkdir(parents=True, exist_ok=True)
-    split = recipe.split or Split()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config, start = _begun(base, recipe)
-    start = {name: tensor.to(device) for name, tensor in start.items()}
-    teacher = SplitEncoder(config, start)
-    model = SplitEncoder(config, {name: tensor.clone() for name, tensor in start.items()})
-    learnt = {name: t.requires_grad_() for name, t in model.tensors.items() if not name.startswith("embeddings.")}
-    average = {name: tensor.detach().clone() for name, tensor in learnt.items()}
-    rates = {".gate": split.gate_rate, "heads.": split.head_rate}
-    optimiser = torch.optim.AdamW(
-        [
-            {
-                "params": [tensor],
-                "rate": next((rate for part, rate in rates.items() if part in name), settings.learning_rate),
-                "weight_decay": 0.0 if ".gate" in name else settings.weight_decay,
-            }
-            for name, tensor in learnt.items()
-        ],
-        lr=0.0,
-    )
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    first, end = (int(tokenizer.token_to_id(token) or 0) for token in ("[CLS]", "[SEP]"))
-
-    def tokens(texts: Sequence[str], limit: int) -> list[list[int]]:
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    def _tokens(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        first, end = (int(self._tokenizer.token_to_id(token) or 0) for token in ("[CLS]", "[SEP]"))
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [[first, *one.ids[: limit - 2], end] for one in encoded]
 
-    planned = len(batches) * settings.epochs
-    steps = min(stop_after, planned) if stop_after else planned
-    kept = work / "split.pt"
-    step = 0
-    if kept.exists():
-        state = torch.load(kept, map_location=device, weights_only=True)
-        step = int(state["step"])
-        for name, tensor in learnt.items():
-            tensor.data.copy_(state["model"][name])
-        average = state["average"]
-        optimiser.load_state_dict(state["optimiser"])
-        say(f"going on from step {step}")
-    losses: list[float] = []
-    while step < steps:
-        draw = random.Random(f"{settings.seed}/{step}")
-        some = [groups[i] for i in batches[step % len(batches)]]
-        done_share = step / steps
-        share = min(1.0, done_share / _WARMUP + 1 / steps) * (1 - done_share)
-        for one in optimiser.param_groups:
-            one["lr"] = one["rate"] * share
-        limit = draw.choice(split.lengths)
-        queries = [group.query for group in some]
-        texts = [list(group.passages) for group in some]
-        asked, clean = tokens(queries, _QUERY), tokens([text for one in texts for text in one], limit)
-        of = [k for k, one in enumerate(texts) for _ in one]
-        # what is misspelt or stuffed is taught by what the model as it began says of the clean text
-        queries = [NOISES["one-typo"](query, draw) if draw.random() < split.misspelt else query for query in queries]
-        for query, one in zip(queries, texts, strict=True):
-            if draw.random() < split.attacked:
-                k = draw.randrange(1, len(one))
-                one[k] = ATTACKS[draw.choice(_STUFFED)](query, one[k], draw)
-        changed = tokens([text for one in texts for text in one], limit)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            with torch.no_grad():
-                taught = torch.softmax(logits_of(teacher, asked, clean, of)[teacher.layers].view(len(some), -1), -1)
-            answers = logits_of(model, tokens(queries, _QUERY), changed, of)
-        loss, label = _loss(answers, taught, len(some), recipe, split)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(learnt.values()), 1.0)
-        optimiser.step()
-        losses.append(label)
-        step += 1
-        progress("train", step, steps)
-        if step % 10 == 0:
-            for name, tensor in learnt.items():
-                average[name].lerp_(tensor.detach(), 1 - min(_AVERAGE, step / (step + 100)))
-        if step % 100 == 0:
-            say(f"step {step}/{steps}: loss on the labels {np.mean(losses[-100:]):.4f}")
-        if step % settings.save_every == 0 or step == steps:
-            state = {
-                "step": step,
-                "model": {name: tensor.detach() for name, tensor in learnt.items()},
-                "average": average,
-                "optimiser": optimiser.state_dict(),
-            }
-            torch.save(state, kept.with_suffix(".part"))
-            os.replace(kept.with_suffix(".part"), kept)
-    _write(config, {**model.tensors, **average}, base, work)
-    return done
+    def write(self, learnt: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """The folder that `open_split` opens, with its base's tokenizer."""
+        from safetensors.torch import save_file
 
-
-def _write(config: Mapping[str, Any], tensors: Tensors, base: Path, work: Path) -> None:
-    """The folder of the fp32 model, written aside and moved into place."""
-    from safetensors.torch import save_file
-
-    aside = work / "model.part"
-    aside.mkdir(exist_ok=True)
-    folded = _spread({name: tensor.detach().cpu() for name, tensor in tensors.items()}, int(config["hidden_size"]), 1)
-    save_file({name: tensor.contiguous() for name, tensor in folded.items()}, aside / "model.safetensors")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        if (base / name).exists():
-            (aside / name).write_bytes((base / name).read_bytes())
-    (aside / "config.json").write_text(json.dumps(dict(config), indent=1), encoding="utf-8")
-    aside.rename(work / "model")
+        tensors = {name: tensor.detach().cpu() for name, tensor in {**self._model.tensors, **learnt}.items()}
+        folded = _spread(tensors, self._model.hidden, 1)
+        folder.mkdir(exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in folded.items()}, folder / "model.safetensors")
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            if (self._base / name).exists():
+                (folder / name).write_bytes((self._base / name).read_bytes())
+        (folder / "config.json").write_text(json.dumps(dict(self._config), indent=1), encoding="utf-8")

@@ -1,8 +1,7 @@
-"""A training run: prepare groups, fit with sentence-transformers' trainer, hand over a checkpoint.
+"""A training run: prepare groups, teach what the recipe asks for, hand over a folder; and a report on dev pools.
 
-Knows: torch and sentence-transformers (the extra `train`), and how a run resumes. Refuses
-to know: rankings, collections, every test split. Each step leaves a file behind; a run that
-was killed goes on from the last one.
+Knows: the steps of a run and the files that each leaves behind; a run that was killed goes on from the last one.
+Refuses to know: how a model learns (`loop`), rankings, collections, every test split.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,18 @@ from numpy.typing import NDArray
 from secondpass.errors import ConfigError
 from secondpass.extras import require
 from secondpass.scoring.checkpoint import SPLIT
-from secondpass.scoring.frame import query_limit
 from secondpass.training.data import Group, read_groups, read_pairs, write_groups
 from secondpass.training.negatives import Encode, dev_pools, mine
 from secondpass.training.recipe import Base, DataSet, Recipe
+from secondpass.training.teacher import taught
+from secondpass.weights import folder_digest, locate
 
 __all__ = ["Prepared", "base_folder", "dev_report", "encoder", "fit", "is_split", "prepare", "quieten"]
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 DEV_DEPTH = 30
-_CHUNK = 8
+STEPS = "steps.json"  # in the trained folder: how many were taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Prepared:
 def base_folder(base: Base) -> Path:
     """The folder the encoder is loaded from."""
     if base.folder:
-        return Path(base.folder)
+        return locate(base.folder)
     module = require(base.package.replace("-", "_"), extra="train", purpose="the recipe's base")
     folder = Path(str(module.__file__)).parent / "model"
     if not (folder / "config.json").is_file():
@@ -155,172 +155,42 @@ def prepare(recipe: Recipe, data: Path, work: Path, *, say: Say, progress: Progr
         rows.append(json.loads(paths[2].read_text(encoding="utf-8")))
     random.Random(recipe.training.seed).shuffle(groups)
     groups = groups[: recipe.training.groups or None]
-    return Prepared(groups, dev, {"sets": rows, "base": msgspec.to_builtins(recipe.base)})
-
-
-def targets(group: Group, weight: float, temperature: float) -> list[float]:
-    """The list target: (1 − weight) · one-hot(positive) + weight · softmax(cosines / temperature). Sums to 1."""
-    hard = [1.0 if i == group.positive else 0.0 for i in range(len(group.passages))]
-    if not weight or not group.cosines:
-        return hard
-    scaled = np.array(group.cosines) / temperature
-    soft = np.exp(scaled - scaled.max())
-    soft /= soft.sum()
-    return [(1 - weight) * h + weight * float(s) for h, s in zip(hard, soft, strict=True)]
-
-
-def _batches(groups: Sequence[Group], recipe: Recipe) -> list[list[int]]:
-    if any(group.positive for group in groups):
-        raise ConfigError("training groups must hold their positive first")
-    lengths = [len(group.query) + max(map(len, group.passages)) for group in groups]
-    return _length_sorted_batches(lengths, recipe.training.groups_per_batch, recipe.training.seed)
-
-
-def _length_sorted_batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
-    """Batches of like lengths in random order: sorted within chunks of 64 batches, so padding stays small."""
-    draw = random.Random(seed)
-    order = list(range(len(lengths)))
-    draw.shuffle(order)
-    batches = []
-    chunk = size * 64
-    for start in range(0, len(order), chunk):
-        part = sorted(order[start : start + chunk], key=lambda i: lengths[i])
-        batches += [part[i : i + size] for i in range(0, len(part), size)]
-    draw.shuffle(batches)
-    return batches
+    lineage: dict[str, Any] = {"sets": rows, "base": msgspec.to_builtins(recipe.base)}
+    # what a cross-encoder knows already is kept by letting it teach what becomes of it
+    teacher = recipe.teacher.model if recipe.teacher else str(base) if unfiltered else None
+    if teacher is not None and recipe.training.teacher_weight:
+        say(f"{teacher} scores the groups that are learnt from")
+        groups = taught(groups, teacher, work, progress=progress)
+        lineage["teacher"] = {"model": teacher, "digest": folder_digest(locate(teacher))}
+    return Prepared(groups, dev, lineage)
 
 
 def fit(recipe: Recipe, prepared: Prepared, work: Path, *, say: Say, progress: Progress, stop_after: int = 0) -> Path:
-    """Train from the base (or the last checkpoint in `work`) and return the folder of the fp32 model.
+    """Train from the base (or from what a killed run left in `work`) and return the folder of the fp32 model.
 
-    `stop_after` ends the run after that many optimiser steps (0: the whole recipe); the learning
-    rate is planned for the steps that will be taken.
+    `stop_after` ends the run after that many optimiser steps (0: the whole recipe); the learning rate is planned for
+    the steps that will be taken.
     """
-    base = base_folder(recipe.base)
-    if recipe.split is not None or is_split(base):
-        from secondpass.training.split import fit_split
-
-        batches, groups = _batches(prepared.groups, recipe), prepared.groups
-        return fit_split(recipe, base, groups, batches, work, say=say, progress=progress, stop_after=stop_after)
-    torch: Any = require("torch", extra="train", purpose="training")
-    library: Any = require("sentence_transformers", extra="train", purpose="training")
-    transformers: Any = require("transformers", extra="train", purpose="training")
-    datasets: Any = require("datasets", extra="train", purpose="training")
-    cross: Any = require("sentence_transformers.cross_encoder", extra="train", purpose="training")
-    sampler: Any = require("sentence_transformers.base.sampler", extra="train", purpose="training")
-    settings = recipe.training
     done = work / "model"
     if (done / "config.json").exists():
         say(f"training was finished before: {done}")
         return done
+    require("torch", extra="train", purpose="training")
+    from secondpass.training.classifier import Classifier
+    from secondpass.training.loop import Learner, learn
+    from secondpass.training.split import SplitLearner
 
-    transformers.set_seed(settings.seed)
-    quieten(transformers)
-    datasets.disable_progress_bars()
-    model = library.CrossEncoder(str(base_folder(recipe.base)), num_labels=1, max_length=settings.max_length)
-    for part in model.model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = settings.dropout
-
-    class ListSoftmaxWithBCE(torch.nn.Module):  # type: ignore[misc]
-        """Cross-entropy of the list's softmax against its target, plus pointwise BCE on the known positive."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, inputs: list[list[Any]], labels: list[Any], **_: Any) -> Any:
-            queries, lists = inputs
-            pairs = [[query, text] for query, texts in zip(queries, lists, strict=True) for text in texts]
-            tokens = self.model.tokenizer(pairs, truncation="only_second", max_length=settings.max_length)
-            order = sorted(range(len(pairs)), key=lambda i: len(tokens["input_ids"][i]))
-            parts = []
-            for start in range(0, len(order), _CHUNK):  # pairs of like length together: a third less padding
-                rows = order[start : start + _CHUNK]
-                features = self.model.tokenizer.pad(
-                    {name: [column[i] for i in rows] for name, column in tokens.items()}, return_tensors="pt"
-                )
-                parts.append(self.model.model(**features.to(self.model.device)).logits.float().view(-1))
-            back = torch.tensor(order, device=self.model.device).argsort()
-            logits = torch.cat(parts)[back].view(len(queries), -1)
-            target = torch.stack(labels).to(logits.device).float()  # [groups, passages]
-            listwise = torch.nn.functional.cross_entropy(logits, target)
-            hard = torch.zeros_like(target)
-            hard[:, 0] = 1.0
-            pointwise = torch.nn.functional.binary_cross_entropy_with_logits(logits, hard)
-            return listwise + settings.bce_weight * pointwise
-
-    asked = model.tokenizer([group.query for group in prepared.groups], add_special_tokens=False)["input_ids"]
-    fits = [len(tokens) <= query_limit(settings.max_length) for tokens in asked]
-    groups = [group for group, fit in zip(prepared.groups, fits, strict=True) if fit]
-    if len(groups) < len(prepared.groups):
-        left_out = len(prepared.groups) - len(groups)
-        say(f"{left_out} groups left out: the query does not fit {settings.max_length} tokens")
-    batches = _batches(groups, recipe)
-
-    class LikeLengths(sampler.DefaultBatchSampler):  # type: ignore[misc]
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self.epoch = 0
-
-        def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
-
-        def __iter__(self) -> Iterator[list[int]]:
-            order = list(batches)
-            random.Random(settings.seed + self.epoch).shuffle(order)
-            return iter(order)
-
-        def __len__(self) -> int:
-            return len(batches)
-
-    class Trainer(cross.CrossEncoderTrainer):  # type: ignore[misc]
-        def get_batch_sampler(self, *_: Any, **__: Any) -> Any:
-            return LikeLengths()
-
-    rows = datasets.Dataset.from_dict(
-        {
-            "query": [group.query for group in groups],
-            "passages": [list(group.passages) for group in groups],
-            "labels": [targets(group, settings.teacher_weight, settings.teacher_temperature) for group in groups],
-        }
-    )
-    planned = len(batches) * settings.epochs
-    steps = min(stop_after, planned) if stop_after else planned
-
-    class Talk(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress("train", state.global_step, state.max_steps)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                say(f"step {state.global_step}/{state.max_steps}: loss {float(logs['loss']):.4f}")
-
-    arguments = cross.CrossEncoderTrainingArguments(
-        output_dir=str(work / "checkpoints"),
-        max_steps=steps,
-        per_device_train_batch_size=settings.groups_per_batch,
-        learning_rate=settings.learning_rate,
-        warmup_steps=int(settings.warmup * steps),
-        weight_decay=settings.weight_decay,
-        bf16=settings.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        save_total_limit=1,
-        logging_steps=100,
-        report_to=[],
-        disable_tqdm=True,
-        seed=settings.seed,
-    )
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, loss=ListSoftmaxWithBCE(), callbacks=[Talk()])
-    trainer.remove_callback(transformers.PrinterCallback)
-    checkpoints = list((work / "checkpoints").glob("checkpoint-*/trainer_state.json"))
-    if checkpoints:
-        say(f"going on from {checkpoints[0].parent.name}")
-    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    work.mkdir(parents=True, exist_ok=True)
+    base, settings = base_folder(recipe.base), recipe.training
+    learner: Learner
+    if recipe.split is not None or is_split(base):
+        learner = SplitLearner(base, recipe)
+    else:
+        learner = Classifier(base, settings.dropout, settings.learning_rate)
+    learnt, taken = learn(learner, recipe, prepared.groups, work, say=say, progress=progress, steps=stop_after)
     aside = work / "model.part"
-    model.model.save_pretrained(aside)
-    model.tokenizer.save_pretrained(aside)
+    learner.write(learnt, aside)
+    (aside / STEPS).write_text(json.dumps(taken), encoding="utf-8")
     aside.rename(done)
     return done
 
