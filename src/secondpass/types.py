@@ -13,6 +13,8 @@ Position is the order of a ranking. Scores compare only within one stage.
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 from secondpass.errors import InputError
 
 __all__ = [
+    "Caller",
     "Deadline",
     "Document",
     "DocumentLike",
@@ -138,32 +141,72 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who waits for an answer: whose share of the machine it comes from, and whether they still do.
+
+    Callers of one `name` share what is theirs; a `weight` of 2 is twice the share.
+    """
+
+    name: str = ""
+    weight: float = 1.0
+    _left: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise InputError(f"the weight of a caller is {self.weight}; give a number above 0")
+
+    def leave(self) -> None:
+        """Nobody waits any more: no new work is started for them."""
+        self._left.set()
+
+    @property
+    def left(self) -> bool:
+        """Whether they have left."""
+        return self._left.is_set()
+
+
+@dataclass(frozen=True, slots=True)
 class Deadline:
     """A point in time after which no new work is started.
 
-    `at` is in seconds of `clock`; None means there is no deadline. Tests inject a clock.
+    `at` is in seconds of `clock`; None means there is no deadline. Tests inject a clock. Once the `caller` has left,
+    time is up, too.
     """
 
     at: float | None = None
     clock: Callable[[], float] = time.perf_counter
+    caller: Caller | None = None
 
     @classmethod
-    def after_ms(cls, milliseconds: float | None, clock: Callable[[], float] = time.perf_counter) -> Deadline:
+    def after_ms(
+        cls,
+        milliseconds: float | None,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        caller: Caller | None = None,
+    ) -> Deadline:
         """`milliseconds` from now; None: never. Negative values count as 0."""
         if milliseconds is None:
-            return cls(None, clock)
+            return cls(None, clock, caller)
         if not milliseconds == milliseconds:  # NaN compares unequal to itself
             raise InputError("deadline_ms is NaN; give milliseconds from now, or None for no deadline")
-        return cls(clock() + max(float(milliseconds), 0.0) / 1000.0, clock)
+        return cls(clock() + max(float(milliseconds), 0.0) / 1000.0, clock, caller)
+
+    @property
+    def left(self) -> bool:
+        """Whether the caller has left."""
+        return self.caller is not None and self.caller.left
 
     def remaining(self) -> float:
         """Seconds left; infinity without a deadline, never below 0."""
+        if self.left:
+            return 0.0
         return float("inf") if self.at is None else max(self.at - self.clock(), 0.0)
 
     @property
     def passed(self) -> bool:
         """Whether time is up."""
-        return self.at is not None and self.clock() >= self.at
+        return self.left or (self.at is not None and self.clock() >= self.at)
 
     def sooner(self, seconds: float | None) -> Deadline:
         """This deadline or `seconds` from now, whichever comes first (None: this one)."""

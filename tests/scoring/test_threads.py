@@ -9,7 +9,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ import pytest
 
 from secondpass.errors import ModelError
 from secondpass.rerankers.cross_encoder import CrossEncoder
-from secondpass.types import as_ranking
+from secondpass.scoring.batching import Batch
+from secondpass.scoring.engines import Logits
+from secondpass.types import NEVER, Caller, Deadline, Scores, Status, as_ranking
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ENGINES = ["onnxruntime", "openvino"]
@@ -73,6 +78,86 @@ def test_concurrent_callers_get_the_scores_of_serial_ones(
     assert sorted(found) == list(range(len(ranked)))
     for i, scores in enumerate(expected):
         assert found[i] == pytest.approx(scores, abs=1e-4)
+
+
+class Watched:
+    """A scorer of one thread whose batches can be held up and are counted, by the query they belong to."""
+
+    def __init__(self, tiny: Path, cache: Path) -> None:
+        encoder = CrossEncoder(tiny, profile="exact", threads=1, batch_tokens=64, cache_dir=cache)
+        self.scorer, self.batches, self.gate = encoder.scorer, list[int](), threading.Event()
+        infer = self.scorer.engine.infer
+
+        def watched(batch: Batch) -> Logits:
+            self.batches.append(int(batch.ids[0, 1]))  # the query's first token
+            self.gate.wait(10)
+            return infer(batch)
+
+        self.scorer.engine = replace(self.scorer.engine, infer=watched)
+
+    def ask(self, query: str, count: int, deadline: Deadline = NEVER) -> Future[Scores]:
+        return self.pool.submit(self.scorer.score, query, texts(count), deadline=deadline)
+
+    def __enter__(self) -> Watched:
+        self.pool = ThreadPoolExecutor(40)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gate.set()
+        self.pool.shutdown()
+        self.scorer.close()
+
+    def until(self, batches: int) -> None:
+        end = time.monotonic() + 10
+        while len(self.batches) < batches:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+
+def test_a_short_request_does_not_wait_for_a_long_one_that_came_before(tiny: Path, cache: Path) -> None:
+    with Watched(tiny, cache) as watched:
+        long = [watched.ask("list", 80) for _ in range(4)]
+        watched.until(1)
+        time.sleep(0.1)  # all of their turns wait
+        short = watched.ask("river", 2)
+        time.sleep(0.1)
+        watched.gate.set()
+        assert all(status == "scored" for status in short.result(30).statuses)
+        river = watched.scorer.checkpoint.tokenizer.token_to_id("river")
+        last = max(i for i, first in enumerate(watched.batches) if first == river)
+        assert last <= 8, watched.batches[:20]
+        for one in long:
+            assert all(status == "scored" for status in one.result(30).statuses)
+
+
+def test_many_requests_of_one_caller_do_not_starve_another(tiny: Path, cache: Path) -> None:
+    with Watched(tiny, cache) as watched:
+        crowd = [watched.ask("list", 40, Deadline(caller=Caller("crowd"))) for _ in range(20)]
+        watched.until(1)
+        one = watched.ask("river", 40, Deadline(caller=Caller("one")))
+        time.sleep(0.2)
+        watched.gate.set()
+        one.result(30)
+        river = watched.scorer.checkpoint.tokenizer.token_to_id("river")
+        mine = [i for i, first in enumerate(watched.batches) if first == river]
+        assert max(mine) <= 4 * len(mine), "half of the batches, or nearly, are mine until I am done"
+        for other in crowd:
+            other.result(30)
+
+
+def test_nothing_is_computed_for_who_has_left(tiny: Path, cache: Path) -> None:
+    with Watched(tiny, cache) as watched:
+        caller = Caller("someone")
+        asked = watched.ask("list", 80, Deadline(caller=caller))
+        watched.until(1)
+        caller.leave()
+        watched.gate.set()
+        statuses = Counter(asked.result(30).statuses)
+        assert len(watched.batches) == 1
+        assert statuses[Status.DEADLINE] > 70
+        assert not set(statuses) - {Status.DEADLINE, Status.SCORED}
+        after = watched.ask("river", 10).result(30)  # and others go on
+        assert all(status == "scored" for status in after.statuses)
 
 
 _STATE = """

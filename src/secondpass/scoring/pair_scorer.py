@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from secondpass.scoring.probes import PROBES
 from secondpass.scoring.schedule import Schedule
 from secondpass.scoring.stopping import behind, going_on
 from secondpass.scoring.tokens import KEEP_BYTES, Tokens
+from secondpass.scoring.turns import Turns
 from secondpass.types import NEVER, Deadline, Scores, StageTrace, Status
 
 __all__ = ["PairScorer", "because", "fits", "open_scorer"]
@@ -91,7 +92,7 @@ class PairScorer:
         self.batch_tokens = batch_tokens
         self.tolerance = tolerance
         self._process = os.getpid()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Turns | None = None
         self._lock = threading.Lock()
         self.cost = CostModel()
         self._begun_cost, self._finished_cost = CostModel(), CostModel()  # of the lower layers, and of the upper ones
@@ -328,11 +329,13 @@ class PairScorer:
         bounded = deadline.at is not None and deadline.clock is time.perf_counter
         if bounded and schedule.remaining() <= 0:
             return
-        pool = self._workers()
+        pool, one_batch = self._workers(), partial(self._turn, schedule, work)
+        since, size = time.perf_counter(), self._size(schedule, deadline)
+        submit = partial(pool.submit, one_batch, since=since, size=size, caller=deadline.caller)
         turns: set[Future[_Done | None]] = set()
         try:
             # one turn more than workers, so that none waits for this thread to hand it the next
-            turns |= {pool.submit(self._turn, schedule, work) for _ in range(self.engine.workers + 1)}
+            turns |= {submit() for _ in range(self.engine.workers + 1)}
             while turns:
                 timeout = min(max(schedule.remaining(), 0.0), threading.TIMEOUT_MAX) if bounded else None
                 ended, turns = wait(turns, timeout, return_when=FIRST_COMPLETED)
@@ -341,24 +344,29 @@ class PairScorer:
                 for turn in ended:
                     done = turn.result()
                     if done is not None:
-                        turns.add(pool.submit(self._turn, schedule, work))
+                        turns.add(submit())
                         yield done
         finally:
             schedule.stop()
             for turn in turns:
                 turn.cancel()
 
-    def _workers(self) -> ThreadPoolExecutor:
+    def _size(self, schedule: Schedule, deadline: Deadline) -> float:
+        """About how many seconds a request takes that has the machine for itself; no more than its deadline leaves."""
+        seconds = self.cost.batch(4, 128) / 512 * schedule.size(self.max_length) / self.engine.workers
+        return min(seconds, deadline.remaining())
+
+    def _workers(self) -> Turns:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.engine.workers, thread_name_prefix="secondpass")
+                self._pool = Turns(self.engine.workers)
             return self._pool
 
     def close(self) -> None:
         """Stop the worker threads. The scorer must not be used afterwards."""
         with self._lock:
             if self._pool is not None:
-                self._pool.shutdown(wait=True)
+                self._pool.close()
 
     def check_golden(self, golden: Sequence[Golden]) -> float:
         """Score the golden pairs one batch at a time and all at once from every worker.
@@ -377,7 +385,8 @@ class PairScorer:
         # alone the engine sets up each shape for the first time, which says nothing of a batch's time later
         rounds = [[self.engine.infer(batch) for batch in singles]]
         futures = [
-            [pool.submit(self._whole, (k,), [row]) for k, row in enumerate(rows)] for _ in range(self.engine.workers)
+            [pool.submit(partial(self._whole, (k,), [row]), since=0.0, size=0.0) for k, row in enumerate(rows)]
+            for _ in range(self.engine.workers)
         ]
         rounds += [[future.result().logits for future in row] for row in futures]
         worst = max(float(np.max(np.abs(np.concatenate(logits) - expected))) for logits in rounds)

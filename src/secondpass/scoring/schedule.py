@@ -67,6 +67,10 @@ class Schedule:
         """Seconds left for batches; below 0 when time is up."""
         return math.inf if self._endless else self._deadline.remaining() - self._reserve
 
+    def size(self, longest: int) -> int:
+        """About how many tokens there are to score, by the texts' characters: up to `longest` each."""
+        return sum(min(_characters(text) // 4, longest) for text in self._texts)
+
     def stop(self) -> None:
         """Hand out nothing more."""
         self._stopped = True
@@ -74,6 +78,7 @@ class Schedule:
     def next(self) -> tuple[int, ...]:
         """Positions of the next batch, longest first; empty when there is nothing more to start."""
         with self._lock:
+            self._stopped |= self._deadline.left
             while not self._stopped and not self._batches and not self._waiting and self._read < len(self._texts):
                 self._prepare_more()
             if self._stopped or not (self._batches or self._waiting):
