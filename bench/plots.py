@@ -158,6 +158,7 @@ def reliability(result: dict[str, Any]) -> Any:
             y = [max(one["observed"], 2e-5) for one in row["table"]]
             axes.plot(x, y, "o-", ms=3, lw=1, color=colour, label=f"{row['where']}: ECE {row['ece']:.3f}")
         axes.set(title=title, xlabel="P(relevant)", xscale="log", yscale="log", xlim=(1e-5, 1), ylim=(1.5e-5, 1))
+        axes.minorticks_off()
         axes.legend(fontsize=7)
     panels[0].set_ylabel("share that is relevant (0 at the lower edge)")
     return drawn

@@ -58,6 +58,9 @@ def test_a_plot_of_another_result_is_found(tmp_path: Path) -> None:
     for folder in ("bench/results", "docs/img"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "bench" / "plots.py", tmp_path / "bench")
+    lineage = Path("src/secondpass/models/mini/lineage.json")  # one plot is drawn from it
+    (tmp_path / lineage).parent.mkdir(parents=True)
+    shutil.copy(ROOT / lineage, tmp_path / lineage)
     result = tmp_path / "bench" / "results" / "deadline.json"
     changed = json.loads(result.read_text(encoding="utf-8"))
     changed["rows"][0]["misses"] += 1
