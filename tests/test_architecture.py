@@ -19,6 +19,7 @@ LEVELS = [
     {"rerankers", "retrievers", "evaluation"},
     {"training", "demo"},
     {"config", "api"},
+    {"serving"},
     {"cli"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

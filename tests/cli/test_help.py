@@ -16,7 +16,7 @@ from cli.conftest import Run
 from secondpass.cli import app
 
 COMMANDS = (
-    *("demo", "index", "search", "rerank", "audit", "compare", "tune", "judge", "bench", "train"),
+    *("demo", "index", "search", "rerank", "audit", "compare", "tune", "judge", "bench", "serve", "train"),
     *("export", "models"),
 )
 

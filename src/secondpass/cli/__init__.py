@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from secondpass import __version__
-from secondpass.cli import audit, bench, compare, demo, export, index, judge, models, rerank, search, train, tune
+from secondpass.cli import audit, bench, compare, demo, export, index, judge, models, rerank, search, serve, train, tune
 from secondpass.cli.terminal import say
 from secondpass.errors import SecondpassError
 
@@ -38,6 +38,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "tune": tune,
     "judge": judge,
     "bench": bench,
+    "serve": serve,
     "train": train,
     "export": export,
     "models": models,

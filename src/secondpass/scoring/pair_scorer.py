@@ -29,7 +29,7 @@ from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.engines import Begun, Engine, open_engine
 from secondpass.scoring.prepare import Prepared, Row, prepare
 from secondpass.scoring.probes import PROBES
-from secondpass.scoring.schedule import Schedule
+from secondpass.scoring.schedule import Schedule, about_tokens
 from secondpass.scoring.stopping import behind, going_on
 from secondpass.scoring.tokens import KEEP_BYTES, Tokens
 from secondpass.scoring.turns import Turns
@@ -91,6 +91,7 @@ class PairScorer:
         self.tokens = Tokens(checkpoint.tokenizer, max_length, keep_tokens)
         self.batch_tokens = batch_tokens
         self.tolerance = tolerance
+        self.golden: tuple[Golden, ...] = ()  # what it was checked by when it was opened, to check it by again
         self._process = os.getpid()
         self._pool: Turns | None = None
         self._lock = threading.Lock()
@@ -219,6 +220,13 @@ class PairScorer:
             for i, logit in zip(done.batch.rows, done.logits.tolist(), strict=True):
                 values[i] = logit if math.isfinite(logit) else None
         return values
+
+    def estimate(self, texts: Sequence[object]) -> float:
+        """About how many seconds these texts take with the machine for themselves, by their characters alone."""
+        return self._seconds(about_tokens(texts, self.max_length))
+
+    def _seconds(self, tokens: int) -> float:
+        return self.cost.batch(4, 128) / 512 * tokens / self.engine.workers
 
     def pair_tokens(self, query: str, texts: Sequence[object]) -> list[int]:
         """How many tokens each pair has, as it would be scored; 0 where it cannot be."""
@@ -353,7 +361,7 @@ class PairScorer:
 
     def _size(self, schedule: Schedule, deadline: Deadline) -> float:
         """About how many seconds a request takes that has the machine for itself; no more than its deadline leaves."""
-        seconds = self.cost.batch(4, 128) / 512 * schedule.size(self.max_length) / self.engine.workers
+        seconds = self._seconds(schedule.size(self.max_length))
         # a clock of tests is not looked at: it is no time that turns know
         return min(seconds, deadline.remaining()) if deadline.clock is time.perf_counter else seconds
 
@@ -483,6 +491,7 @@ def open_scorer(
     except GoldenError:
         scorer.close()
         raise
+    scorer.golden = tuple(golden)
     return scorer
 
 

@@ -22,7 +22,7 @@ from secondpass.scoring.cost_model import CostModel
 from secondpass.scoring.prepare import Prepared, Row
 from secondpass.types import Deadline, Status
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "about_tokens"]
 
 _SHARE = 0.5  # of the time left: the most that a window, or a batch of several rows, may take
 # Texts tokenized at a time under a deadline: few at first, so that the first batch starts at once; the rest while
@@ -68,8 +68,8 @@ class Schedule:
         return math.inf if self._endless else self._deadline.remaining() - self._reserve
 
     def size(self, longest: int) -> int:
-        """About how many tokens there are to score, by the texts' characters: up to `longest` each."""
-        return sum(min(_characters(text) // 4, longest) for text in self._texts)
+        """About how many tokens there are to score."""
+        return about_tokens(self._texts, longest)
 
     def stop(self) -> None:
         """Hand out nothing more."""
@@ -160,6 +160,11 @@ class Schedule:
             if self._cost.bound(count, width) <= (remaining * _SHARE if count > 1 else remaining):
                 return count
         return 0
+
+
+def about_tokens(texts: Sequence[object], longest: int) -> int:
+    """About how many tokens texts have, by their characters: up to `longest` each."""
+    return sum(min(_characters(text) // 4, longest) for text in texts)
 
 
 def _characters(text: object) -> int:

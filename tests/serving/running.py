@@ -1,0 +1,37 @@
+"""A real server on a free port of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from secondpass.serving.app import Server, application
+
+
+@contextmanager
+def running(server: Server) -> Iterator[str]:
+    """The server's base URL, while it runs."""
+    config = uvicorn.Config(application(server), port=0, log_level="error", timeout_graceful_shutdown=5)
+    runs = uvicorn.Server(config)
+    thread = threading.Thread(target=runs.run)
+    thread.start()
+    try:
+        until = time.monotonic() + 30
+        while not runs.started:
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{runs.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        runs.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def key_digest(key: str) -> str:
+    """As a server keeps a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
