@@ -13,7 +13,6 @@ from secondpass.cli.terminal import say
 from secondpass.config import build_stages
 from secondpass.errors import ConfigError
 from secondpass.extras import require
-from secondpass.rerankers.cross_encoder import CrossEncoder
 
 KEYS = "SECONDPASS_API_KEYS"
 
@@ -54,6 +53,7 @@ def command(
         require(module, extra="serve", purpose="the server")
     import uvicorn
 
+    from secondpass.rerankers.cross_encoder import CrossEncoder
     from secondpass.serving.app import Limits, Server, application
 
     stages = build_stages(configured(config, model=model))
