@@ -447,10 +447,11 @@ def robustness(result: dict[str, Any]) -> str:
                 cells = []
                 for ranker in ("model", "bm25"):
                     found = row.get(ranker, {}).get(measure)
-                    low, high = (found or {}).get("interval") or (None, None)
-                    if low is not None and measure in ("entered", "right"):  # a share; the interval knows no bounds
-                        low, high = max(low, 0.0), min(high, 1.0)
-                    ends = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+                    ends = ""
+                    if found and found["interval"]:
+                        low, high = found["interval"]
+                        share = measure in ("entered", "right")  # its interval knows no bounds
+                        ends = f" [{max(low, 0.0) if share else low:.3f}, {min(high, 1.0) if share else high:.3f}]"
                     cells.append(f"{found['mean']:.3f}{ends}" if found else "–")
                 rows.append(f"| {title} | {row['name']} | {cells[0]} | {cells[1]} |")
     model = result["model"]
