@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -30,8 +29,3 @@ def running(server: Server) -> Iterator[str]:
         runs.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not stop"
-
-
-def key_digest(key: str) -> str:
-    """As a server keeps a key."""
-    return hashlib.sha256(key.encode()).hexdigest()

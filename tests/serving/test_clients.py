@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from secondpass.rerankers.cross_encoder import CrossEncoder
-from secondpass.serving.app import Server
+from secondpass.serving.app import Server, key_digest
 from secondpass.types import as_ranking
-from serving.running import key_digest, running
+from serving.running import running
 
 QUERY, TEXTS = "sort the list", ["the river bank", "sort a list in python", "date of the file", "snake river list"]
 KEY = "a-key"

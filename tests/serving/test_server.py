@@ -21,9 +21,9 @@ from secondpass.errors import GoldenError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.engines import Logits
-from secondpass.serving.app import Limits, Server
+from secondpass.serving.app import Limits, Server, key_digest
 from secondpass.types import as_ranking
-from serving.running import key_digest, running
+from serving.running import running
 
 TEXTS = ["the river bank", "sort a list in python", "date of the file", "snake river list"]
 QUERY = "sort the list"

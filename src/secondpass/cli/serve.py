@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Annotated
 
@@ -54,14 +53,14 @@ def command(
     import uvicorn
 
     from secondpass.rerankers.cross_encoder import CrossEncoder
-    from secondpass.serving.app import Limits, Server, application
+    from secondpass.serving.app import Limits, Server, application, key_digest
 
     stages = build_stages(configured(config, model=model))
     reranker = stages[-1].reranker
     if not isinstance(reranker, CrossEncoder):
         raise ConfigError(f"the last stage is {reranker!r}; serve answers with a cross-encoder")
     given = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
-    keys = frozenset(hashlib.sha256(key.encode()).hexdigest() for key in given)
+    keys = frozenset(map(key_digest, given))
     limits = Limits(deadline=None if deadline_ms is None else deadline_ms / 1000, backlog=backlog)
     server = Server(reranker, limits, keys)
     say(f"{reranker.name} on http://{host}:{port}, {len(keys) or 'no'} keys")

@@ -14,7 +14,7 @@ import hmac
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +33,7 @@ from secondpass.serving.admission import Admission, Refused
 from secondpass.serving.wire import FORMATS, Answer, Asked, failure, read
 from secondpass.types import Caller, Deadline, as_ranking
 
-__all__ = ["Limits", "Server", "application"]
+__all__ = ["Limits", "Server", "application", "key_digest"]
 
 DEADLINE = "x-deadline-ms"
 READ_TIMEOUT = "x-stainless-read-timeout"  # what some SDKs send of their own: seconds they will wait
@@ -61,7 +61,6 @@ class Limits:
     deadline: float | None = None  # where a request names none
     backlog: float = 30.0
     requests: int = 256
-    drain: float = 30.0
 
 
 @dataclass(slots=True)
@@ -70,7 +69,7 @@ class Server:
 
     model: CrossEncoder
     limits: Limits = field(default_factory=Limits)
-    keys: frozenset[str] = frozenset()  # SHA-256 of each, in hex; none: everybody may ask
+    keys: frozenset[str] = frozenset()  # the digest of each; none: everybody may ask
     probe_every: float = 10.0  # seconds
     admission: Admission = field(init=False)
     threads: ThreadPoolExecutor = field(init=False)
@@ -100,9 +99,14 @@ class Server:
         if not self.keys:
             return request.client.host if request.client else ""
         given = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
-        digest = hashlib.sha256(given.removeprefix("Bearer ").removeprefix("bearer ").strip().encode()).hexdigest()
+        digest = key_digest(given.removeprefix("Bearer ").removeprefix("bearer ").strip())
         # every key is compared, in constant time, so that the answer's time tells nothing
         return digest[:16] if sum(hmac.compare_digest(digest, one) for one in self.keys) else None
+
+
+def key_digest(key: str) -> str:
+    """As keys are kept: SHA-256, in hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def application(server: Server) -> Starlette:
@@ -134,15 +138,15 @@ async def _life(server: Server, _: Starlette) -> AsyncIterator[None]:
 async def _watch(server: Server, stop: asyncio.Event, every: float) -> None:
     """Probe the model now and again; one that hangs is not waited for, and is unwell until it answers."""
     loop = asyncio.get_running_loop()
+    stopped = asyncio.create_task(stop.wait())
     probe: asyncio.Future[None] | None = None
     while not stop.is_set():
         probe = probe if probe is not None and not probe.done() else loop.run_in_executor(None, server.probe)
-        either: list[asyncio.Future[Any]] = [probe, asyncio.ensure_future(stop.wait())]
+        either: list[asyncio.Future[Any]] = [probe, stopped]
         await asyncio.wait(either, timeout=every, return_when=asyncio.FIRST_COMPLETED)
         if not probe.done() and not stop.is_set():
             server.unwell = f"the golden pairs were not scored within {every:.0f} seconds"
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every)
+        await asyncio.wait([stopped], timeout=every)
 
 
 async def _answered(server: Server, path: str, request: Request) -> Response:
@@ -192,10 +196,9 @@ async def _answered(server: Server, path: str, request: Request) -> Response:
         server.admission.leave(entry)
     seconds = time.perf_counter() - began
     answer = Answer(ranked, uuid.uuid4().hex, server.model.name, seconds)
-    content = msgspec.json.encode(form.written(asked, answer, body))
     timing = f"rerank;dur={1000 * ranked.trace[-1].seconds:.1f}, total;dur={1000 * seconds:.1f}"
     headers = {"Server-Timing": timing, "x-request-id": answer.id}
-    return Response(content, media_type="application/json", headers=headers)
+    return _told(form.written(asked, answer, body), headers=headers)
 
 
 async def _left(request: Request) -> None:
@@ -260,16 +263,15 @@ def _patience(asked: Asked, request: Request, limits: Limits) -> float:
 
 
 def _failed(status: int, message: str, kind: str, **headers: str) -> Response:
-    body = msgspec.json.encode(failure(message, kind))
-    return Response(body, status, media_type="application/json", headers=headers)
+    return _told(failure(message, kind), status, headers)
 
 
-def _told(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+def _told(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json", headers=headers)
 
 
 async def _health(server: Server, request: Request) -> Response:
-    """The process answers, and the workers take turns."""
+    """The process answers."""
     return _told({"status": "ok"})
 
 
@@ -304,7 +306,9 @@ async def _models(server: Server, request: Request) -> Response:
 
 async def _missing(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    return _failed(status, f"{request.method} {request.url.path}: no such route; see /openapi.json", "Validation")
+    return _failed(
+        status, f"{request.method} {request.url.path}: no such route; docs/serve.md lists them", "Validation"
+    )
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -204,7 +204,6 @@ def _rerank(body: Rerank) -> Asked:
         model=body.model,
         top=body.top_n or body.top_k,
         deadline_ms=body.deadline_ms,
-        # Jina's clients expect texts back unless they say otherwise, Cohere's and Voyage's do not
         echo=bool(body.return_documents),
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass.extras import require
 from secondpass.training.loop import CHUNK, Tensors, device
+from secondpass.training.train import quieten
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,7 @@ class Classifier:
 
     def __init__(self, base: Path, dropout: float, rate: float) -> None:
         transformers: Any = require("transformers", extra="train", purpose="training")
-        transformers.utils.logging.disable_progress_bar()  # a fresh head is nothing to be told of
-        transformers.utils.logging.set_verbosity_error()
+        quieten(transformers)
         where = device()
         # written out on a CPU: torch's fused attention takes longer there, backwards most of all
         attention = "eager" if where.type == "cpu" else "sdpa"
