@@ -17,7 +17,7 @@ LEVELS = [
     {"cascade", "embedding", "fusion", "registry", "scoring"},
     {"testing"},
     {"rerankers", "retrievers", "evaluation"},
-    {"training", "demo"},
+    {"training", "monitoring", "demo"},
     {"config", "api"},
     {"serving"},
     {"cli"},

@@ -147,19 +147,23 @@ class Cascade:
 
         Raises InputError without a retriever, for a query that is no string, or for a top_k below 1.
         """
+        deadline = Deadline.after_ms(deadline_ms)
+        found = replace(self.first_stage(query, top_k), query_id=query_id)
+        return self.rerank(found, deadline=deadline).top(top_k)
+
+    def first_stage(self, query: str, top_k: int = 10) -> Ranking:
+        """What the retriever finds: as many candidates as the stages look at, `top_k` at least. See `search`."""
         if self.retriever is None:
             raise InputError("this cascade has no retriever; give it one, or call rerank(ranking)")
         if not isinstance(query, str):
             raise InputError(f"the query is a {type(query).__name__}; give a str")
         _check_count("top_k", top_k, "a search returns at least one document")
-        deadline = Deadline.after_ms(deadline_ms)
         depths = [stage.depth for stage in self.stages]
         count = max([top_k, *(depths if self.candidates is None else [self.candidates])])
         begun = time.perf_counter()
         found = self.retriever.retrieve(query, count)
         seconds = time.perf_counter() - begun
-        trace = found.trace or (StageTrace(_stage_name(self.retriever), seconds),)
-        return self.rerank(replace(found, trace=trace, query_id=query_id), deadline=deadline).top(top_k)
+        return replace(found, trace=found.trace or (StageTrace(_stage_name(self.retriever), seconds),))
 
     def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
         """Pass `ranking` through every stage; always a permutation of what was given."""

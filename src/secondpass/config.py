@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -32,13 +32,20 @@ __all__ = [
     "BudgetTable",
     "CollectionTable",
     "Config",
+    "KeyTable",
     "PriceTable",
+    "RequestLogTable",
+    "RerankerTable",
     "RetrieverTable",
+    "ServeTable",
+    "ServedTable",
+    "ShadowTable",
     "StageTable",
     "SystemTable",
     "build_cascade",
     "build_first_stages",
     "build_index",
+    "build_reranker",
     "build_retriever",
     "build_stages",
     "find_config",
@@ -47,6 +54,7 @@ __all__ = [
 ]
 
 FILE_NAME = "secondpass.toml"
+_R = TypeVar("_R", bound="RerankerTable")
 PARTS_OF = {"bm25": ("bm25",), "dense": ("dense",), "hybrid": ("bm25", "dense")}
 """What an index needs for each of our retrievers."""
 
@@ -56,6 +64,7 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 CacheBytes = Annotated[int, msgspec.Meta(ge=65_536)]
 RedisUrl = Annotated[str, msgspec.Meta(pattern="^(rediss?|unix)://")]
+Digest = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{8,})?$")]
 
 
 class CollectionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,12 +90,10 @@ class RetrieverTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
 
-class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[[stages]]: a reranker. Keys that are set, but for the first three, go to its constructor."""
+class RerankerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A reranker by its name in the registry. The other keys that are set go to its constructor."""
 
     reranker: Text = "cross-encoder"
-    depth: Count = 100
-    budget_ms: NotNegative | None = None
     model: Text | None = None
     family: Text | None = None
     instruction: Text | None = None
@@ -105,6 +112,66 @@ class StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: Count | None = None
     sure: Annotated[float, msgspec.Meta(gt=0.0)] | None = None
     options: dict[str, Any] = {}
+
+
+class StageTable(RerankerTable, frozen=True):
+    """[[stages]]: a reranker, how many candidates it sees and the time it may take."""
+
+    depth: Count = 100
+    budget_ms: NotNegative | None = None
+
+
+class ServedTable(RerankerTable, frozen=True, kw_only=True):
+    """[[serve.models]]: a reranker that `secondpass serve` answers with, under the name that requests give."""
+
+    name: Text
+    digest: Digest = ""
+    preload: bool = True
+
+
+class KeyTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[[serve.keys]]: who may ask, how often, and for which share of the machine."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    name: str = ""
+    per_minute: Annotated[float, msgspec.Meta(gt=0.0)] | None = None
+    weight: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+
+
+class ShadowTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[serve.shadow]: a served model that reranks a share of the requests beside the one that answers."""
+
+    model: Text
+    sample: Share = 0.05
+
+
+class ServeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[serve]: the server. Times in seconds but for `deadline_ms`, sizes in bytes and characters."""
+
+    host: Text = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    deadline_ms: NotNegative | None = None
+    backlog: Annotated[float, msgspec.Meta(gt=0.0)] = 30.0
+    drain: Count = 30
+    requests: Count = 256
+    documents: Count = 1000
+    characters: Count = 1_000_000
+    body: Count = 32_000_000
+    certificate: str = ""
+    private_key: str = ""
+    public: bool = True
+    models: tuple[ServedTable, ...] = ()
+    keys: tuple[KeyTable, ...] = ()
+    shadow: ShadowTable | None = None
+
+
+class RequestLogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[request_log]: the database that requests, what was shown and clicks are kept in."""
+
+    url: str = ""
+    sample: Share = 1.0
+    queries: Literal["text", "digest"] = "text"
+    most: Count = 1_000_000
 
 
 class BudgetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,6 +211,8 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: BudgetTable = BudgetTable()
     price: PriceTable = PriceTable()
     systems: tuple[SystemTable, ...] = ()
+    serve: ServeTable = ServeTable()
+    request_log: RequestLogTable = RequestLogTable()
 
 
 class Config(_Tables, frozen=True):
@@ -191,11 +260,16 @@ def read_config(path: str | Path) -> Config:
     # a model may also be a shipped name or a hub name, so only what is a folder is taken for one
     if (folder / retriever.encoder).is_dir():
         retriever = msgspec.structs.replace(retriever, encoder=str(folder / retriever.encoder))
-    stages = tuple(
-        msgspec.structs.replace(stage, model=str(folder / stage.model))
-        if stage.model is not None and (folder / stage.model).is_dir()
-        else stage
-        for stage in tables.stages
+
+    def placed(table: _R) -> _R:
+        there = table.model is not None and (folder / table.model).is_dir()
+        return msgspec.structs.replace(table, model=str(folder / str(table.model))) if there else table
+
+    serve = msgspec.structs.replace(
+        tables.serve,
+        models=tuple(map(placed, tables.serve.models)),
+        certificate=tables.serve.certificate and str(folder / tables.serve.certificate),
+        private_key=tables.serve.private_key and str(folder / tables.serve.private_key),
     )
     systems = tuple(
         msgspec.structs.replace(
@@ -203,7 +277,17 @@ def read_config(path: str | Path) -> Config:
         )
         for system in tables.systems
     )
-    return Config(collection, retriever, stages, tables.budget, tables.price, systems, str(path))
+    return Config(
+        collection,
+        retriever,
+        tuple(map(placed, tables.stages)),
+        tables.budget,
+        tables.price,
+        systems,
+        serve,
+        tables.request_log,
+        str(path),
+    )
 
 
 def open_collection(config: Config) -> Collection:
@@ -309,23 +393,25 @@ def _part(table: RetrieverTable, name: str) -> Part:
 
 
 def build_stages(config: Config) -> tuple[Stage, ...]:
-    """The stages, first to last.
+    """The stages, first to last. Raises ConfigError as `build_reranker`."""
+    return tuple(
+        Stage(build_reranker(config, f"stages[{position}]", table), table.depth, table.budget_ms)
+        for position, table in enumerate(config.stages)
+    )
+
+
+def build_reranker(config: Config, key: str, table: RerankerTable) -> Reranker:
+    """The reranker that the table at `key` describes.
 
     Raises ConfigError, with the key, for an unknown reranker or an option that it does not take.
     """
-    stages = []
-    for position, table in enumerate(config.stages):
-        key = f"stages[{position}]"
-        first = ("model", "device", "profile", "engine", "threads", "max_length")
-        read = ("family", "instruction", "allow")
-        own = (*first, *read, "template", "cache", "windows", "pooling", "fuse", "go_on", "patience", "sure")
-        chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
-        if twice := chosen.keys() & table.options.keys():
-            raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
-        cls = _resolve(config, f"{key}.reranker", "reranker", table.reranker)
-        reranker: Reranker = _construct(config, key, cls, {**chosen, **table.options})
-        stages.append(Stage(reranker, table.depth, table.budget_ms))
-    return tuple(stages)
+    own = [name for name in RerankerTable.__struct_fields__ if name not in ("reranker", "options")]
+    chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
+    if twice := chosen.keys() & table.options.keys():
+        raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
+    cls = _resolve(config, f"{key}.reranker", "reranker", table.reranker)
+    reranker: Reranker = _construct(config, key, cls, {**chosen, **table.options})
+    return reranker
 
 
 def _resolve(config: Config, key: str, kind: Kind, name: str) -> Any:
@@ -360,6 +446,11 @@ def _explain(message: str) -> str:
         "budget": BudgetTable,
         "price": PriceTable,
         "systems": SystemTable,
+        "serve": ServeTable,
+        "serve.models": ServedTable,
+        "serve.keys": KeyTable,
+        "serve.shadow": ShadowTable,
+        "request_log": RequestLogTable,
     }.get(table, _Tables)
     known = struct.__struct_fields__
     close = difflib.get_close_matches(unknown[1], known, n=1)

@@ -10,6 +10,7 @@
     ├── IndexFolderError      an index folder is foreign, damaged or too new
     ├── IndexBusyError        someone else is writing the index just now
     ├── CacheUnreachableError a score cache does not answer; requests go on without it
+    ├── LogUnreachableError   the database of a request log does not do what it is asked
     └── MissingExtraError     an optional dependency is not installed
 
 Knows: the tree. Refuses to know: who raises what. A message says what is wrong,
@@ -26,6 +27,7 @@ __all__ = [
     "IndexBusyError",
     "IndexFolderError",
     "InputError",
+    "LogUnreachableError",
     "MissingExtraError",
     "ModelError",
     "ParityError",
@@ -75,6 +77,10 @@ class IndexBusyError(SecondpassError):
 
 class CacheUnreachableError(SecondpassError):
     """A store of scores does not answer in time; whoever asks it computes instead, and says so."""
+
+
+class LogUnreachableError(SecondpassError):
+    """The database of a request log cannot be reached, or does not do what it is asked; it may, later."""
 
 
 class MissingExtraError(SecondpassError, ImportError):

@@ -11,8 +11,8 @@ from secondpass.rerankers.cross_encoder import CrossEncoder
 
 pytest.importorskip("starlette", reason="needs the extra serve")
 
-from secondpass.serving.app import Limits, Server
-from serving.running import running
+from secondpass.serving.server import Limits
+from serving.running import running, served
 
 
 @pytest.fixture
@@ -22,5 +22,5 @@ def model(tiny: Path, cache: Path) -> CrossEncoder:
 
 @pytest.fixture
 def url(model: CrossEncoder) -> Iterator[str]:
-    with running(Server(model, Limits(body=200_000, documents=200, characters=20_000))) as base:
+    with running(served(model, limits=Limits(body=200_000, documents=200, characters=20_000))) as base:
         yield base

@@ -6,10 +6,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 
-from secondpass.serving.app import Server, application
+from secondpass.rerankers.cross_encoder import CrossEncoder
+from secondpass.serving.app import application
+from secondpass.serving.models import Served
+from secondpass.serving.server import Server
+
+
+def served(model: CrossEncoder, **more: Any) -> Server:
+    """A server of one model, by that model's name."""
+    return Server([Served(model.name, lambda: model)], **more)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from secondpass.rerankers.cross_encoder import CrossEncoder
-from secondpass.serving.app import Server, key_digest
+from secondpass.serving.keys import Key, Keys, key_digest
 from secondpass.types import as_ranking
-from serving.running import running
+from serving.running import running, served
 
 QUERY, TEXTS = "sort the list", ["the river bank", "sort a list in python", "date of the file", "snake river list"]
 KEY = "a-key"
@@ -126,7 +126,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> CrossEncoder:
 
 @pytest.fixture(scope="module")
 def base(opened: CrossEncoder) -> Iterator[str]:
-    with running(Server(opened, keys=frozenset({key_digest(KEY)}))) as url:
+    with running(served(opened, keys=Keys([Key(key_digest(KEY))]))) as url:
         yield url
 
 

@@ -21,9 +21,10 @@ from secondpass.errors import GoldenError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.engines import Logits
-from secondpass.serving.app import Limits, Server, key_digest
+from secondpass.serving.keys import Key, Keys, key_digest
+from secondpass.serving.server import Limits
 from secondpass.types import as_ranking
-from serving.running import running
+from serving.running import running, served
 
 TEXTS = ["the river bank", "sort a list in python", "date of the file", "snake river list"]
 QUERY = "sort the list"
@@ -130,7 +131,7 @@ def test_keys(model: CrossEncoder) -> None:
         ({"Authorization": "two"}, 200),  # as one client sends it
         ({"X-Api-Key": "two"}, 200),
     ]
-    with running(Server(model, keys=frozenset({key_digest("one"), key_digest("two")}))) as url:
+    with running(served(model, keys=Keys(Key(key_digest(one)) for one in ("one", "two")))) as url:
         for headers, status in sent:
             assert httpx.post(f"{url}/v1/rerank", json=ASK, headers=headers).status_code == status
         assert httpx.get(f"{url}/health").status_code == 200
@@ -140,7 +141,7 @@ def test_ready_says_when_the_model_is_not_well(model: CrossEncoder, monkeypatch:
     def wrong(*_: object) -> float:
         raise GoldenError("the golden pairs deviate")
 
-    with running(Server(model, probe_every=0.05)) as url:
+    with running(served(model, probe_every=0.05)) as url:
 
         def status() -> int:
             return httpx.get(f"{url}/ready").status_code
@@ -160,7 +161,7 @@ def test_a_deadline_gives_the_best_ranking_there_is_by_then(model: CrossEncoder,
     headers = {"header": {"x-deadline-ms": "300"}, "client": {"x-stainless-read-timeout": "0.33"}}.get(how, {})
     named = {"deadline_ms": 300} if how == "body" else {}
     limits = Limits(deadline=0.3 if how == "server" else None)
-    with slowed(model, 0.1), running(Server(model, limits)) as url:
+    with slowed(model, 0.1), running(served(model, limits=limits)) as url:
         began = time.monotonic()
         found = httpx.post(f"{url}/v1/rerank", json={**many, **named}, headers=headers, timeout=30)
         seconds = time.monotonic() - began
@@ -182,7 +183,7 @@ def test_a_header_that_is_no_number_is_refused(url: str) -> None:
 
 def test_what_is_too_much_is_told_when_to_come_back_and_the_rest_is_answered(model: CrossEncoder) -> None:
     many = {"query": QUERY, "documents": TEXTS * 20}
-    with slowed(model, 0.05), running(Server(model, Limits(requests=4))) as url, ThreadPoolExecutor(12) as pool:
+    with slowed(model, 0.05), running(served(model, limits=Limits(requests=4))) as url, ThreadPoolExecutor(12) as pool:
         found = list(pool.map(lambda _: httpx.post(f"{url}/v1/rerank", json=many, timeout=60), range(12)))
     statuses = [one.status_code for one in found]
     assert set(statuses) == {200, 429}
@@ -197,7 +198,7 @@ def test_what_is_too_much_is_told_when_to_come_back_and_the_rest_is_answered(mod
 
 def test_nothing_more_is_computed_for_a_client_that_left(model: CrossEncoder) -> None:
     many = {"query": QUERY, "documents": [f"{text} {k}" for k in range(45) for text in TEXTS]}
-    body, server = json.dumps(many).encode(), Server(model)
+    body, server = json.dumps(many).encode(), served(model)
     with slowed(model, 0.2) as rows, running(server) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
@@ -211,13 +212,14 @@ def test_nothing_more_is_computed_for_a_client_that_left(model: CrossEncoder) ->
 def test_what_is_open_is_answered_when_the_server_stops(model: CrossEncoder) -> None:
     many = {"query": QUERY, "documents": TEXTS * 10}
     answers: list[httpx.Response] = []
-    with slowed(model, 0.2) as rows:
-        with running(Server(model)) as url:
+    server = served(model)
+    with slowed(model, 0.2):
+        with running(server) as url:
             asked = threading.Thread(
                 target=lambda: answers.append(httpx.post(f"{url}/v1/rerank", json=many, timeout=30))
             )
             asked.start()
-            eventually(lambda: bool(rows))
+            eventually(lambda: bool(server.admission.count))
         asked.join(10)
     assert answers[0].status_code == 200
     assert all("status" not in one for one in answers[0].json()["results"])

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
+import msgspec
 import typer
 
-from secondpass.cli.options import ConfigOption, ModelOption, configured
+from secondpass.cli.options import ConfigOption, ModelOption, RetrieverOption, configured
 from secondpass.cli.terminal import say
-from secondpass.config import build_stages
-from secondpass.errors import ConfigError
+from secondpass.config import Config
 from secondpass.extras import require
 
 KEYS = "SECONDPASS_API_KEYS"
 
 
 def command(
+    index: Annotated[
+        str | None,
+        typer.Argument(metavar="INDEX", help="Folder that /v1/search searches. Without it: reranking only."),
+    ] = None,
     model: ModelOption = None,
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    retriever: RetrieverOption = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Where to listen. Without it: 127.0.0.1.")
+    ] = None,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any that is free.")
-    ] = 8000,
+        int | None,
+        typer.Option("--port", metavar="N", min=0, max=65535, help="Without it: 8000. 0 takes any that is free."),
+    ] = None,
     deadline_ms: Annotated[
         float | None,
         typer.Option("--deadline-ms", metavar="MS", min=0, help="For requests that name none. Without it: none."),
     ] = None,
-    backlog: Annotated[
-        float, typer.Option("--backlog", metavar="SECONDS", min=0.1, help="Work that may wait; beyond it is 429.")
-    ] = 30.0,
-    drain: Annotated[
-        int, typer.Option("--drain", metavar="SECONDS", min=1, help="Time that open requests get when it stops.")
-    ] = 30,
+    log: Annotated[
+        str | None,
+        typer.Option("--log", metavar="URL", help="Log of requests and clicks: sqlite:///FILE or postgresql://…"),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Lines for people on stderr, not JSON.")] = False,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Queries in these lines, too.")] = False,
+    spans: Annotated[bool, typer.Option("--spans", help="Send OpenTelemetry spans, as OTEL_… variables say.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Answer rerank requests over HTTP.
@@ -41,34 +51,46 @@ def command(
 
     It needs the extra: pip install 'secondpass\\[serve]'
 
-    With keys in the environment, SECONDPASS_API_KEYS=one,two, only who sends one of them is answered.
+    With keys in the environment, SECONDPASS_API_KEYS=one,two, only who sends one of them is answered. More is set in
+    the table \\[serve] of the settings; SIGHUP reads them again and exchanges the models without a pause.
 
     Examples:
 
     $ secondpass serve --port 8000 --deadline-ms 200
     $ curl localhost:8000/v1/rerank -d '{"query": "a", "documents": ["b", "a"]}'
     """
-    for module in ("starlette", "uvicorn"):
+    for module in ("starlette", "uvicorn", "prometheus_client"):
         require(module, extra="serve", purpose="the server")
     import uvicorn
 
-    from secondpass.rerankers.cross_encoder import CrossEncoder
-    from secondpass.serving.app import Limits, Server, application, key_digest
+    from secondpass.serving import logs
+    from secondpass.serving.app import application
+    from secondpass.serving.built import build_server
 
-    stages = build_stages(configured(config, model=model))
-    reranker = stages[-1].reranker
-    if not isinstance(reranker, CrossEncoder):
-        raise ConfigError(f"the last stage is {reranker!r}; serve answers with a cross-encoder")
-    given = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
-    keys = frozenset(map(key_digest, given))
-    limits = Limits(deadline=None if deadline_ms is None else deadline_ms / 1000, backlog=backlog)
-    server = Server(reranker, limits, keys)
-    say(f"{reranker.name} on http://{host}:{port}, {len(keys) or 'no'} keys")
+    def settings() -> Config:
+        found = configured(config, model=model, index=index, retriever=retriever)
+        given = {"host": host, "port": port, "deadline_ms": deadline_ms}
+        changed = {name: value for name, value in given.items() if value is not None}
+        serve = msgspec.structs.replace(found.serve, **changed)
+        table = found.request_log if log is None else msgspec.structs.replace(found.request_log, url=log)
+        return msgspec.structs.replace(found, serve=serve, request_log=table)
+
+    chosen = settings()
+    keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
+    server = build_server(chosen, settings, keys=keys, spans=spans)
+    table = chosen.serve
+    scheme = "https" if table.certificate else "http"
+    names = ", ".join(server.models)
+    say(f"{names} on {scheme}://{table.host}:{table.port}, {len(server.keys) or 'no'} keys")
+    logs.set_up(sys.stderr, form="text" if text else "json", texts=log_texts)
     uvicorn.run(
         application(server),
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=drain,
+        host=table.host,
+        port=table.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=table.drain,
         server_header=False,
+        ssl_certfile=table.certificate or None,
+        ssl_keyfile=table.private_key or None,
     )

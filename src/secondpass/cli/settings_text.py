@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from secondpass.config import Config
+from secondpass.config import Config, RerankerTable
 
 __all__ = ["settings_text"]
 
@@ -29,21 +29,38 @@ def settings_text(config: Config, comments: Iterable[str] = ()) -> str:
     if retriever.index:
         retriever = replace(retriever, index=_absolute(retriever.index))
     retriever = replace(retriever, encoder=_folder(retriever.encoder))
-    stages = tuple(
-        stage if stage.model is None else replace(stage, model=_folder(stage.model)) for stage in config.stages
-    )
-    config = replace(config, collection=collection, retriever=retriever, stages=stages)
+
+    def placed(tables: Iterable[RerankerTable]) -> tuple[RerankerTable, ...]:
+        return tuple(one if one.model is None else replace(one, model=_folder(one.model)) for one in tables)
+
+    serve = replace(config.serve, models=placed(config.serve.models))
+    config = replace(config, collection=collection, retriever=retriever, stages=placed(config.stages), serve=serve)
     parts = ["".join(f"# {line}".rstrip() + "\n" for line in comments)]
     if not config.stages:
         parts.append("stages = []\n")
     for name in config.__struct_fields__:
-        value = getattr(config, name)
-        if isinstance(value, msgspec.Struct):
-            parts.append(_table(f"[{name}]", _changed(value)))
-        elif isinstance(value, tuple):
-            depth = ("depth",) if name == "stages" else ()
-            parts += [_table(f"[[{name}]]", _changed(one, depth)) for one in value]
+        parts += _tables(name, getattr(config, name))
     return "\n".join(part for part in parts if part)
+
+
+def _tables(name: str, value: Any) -> list[str]:
+    """A table, or several of one name, each with the tables inside it behind it."""
+    if isinstance(value, tuple):
+        return [text for one in value for text in _one(f"[[{name}]]", name, one)]
+    return _one(f"[{name}]", name, value) if isinstance(value, msgspec.Struct) else []
+
+
+def _one(head: str, name: str, table: msgspec.Struct) -> list[str]:
+    keys = _changed(table, ("depth",) if name == "stages" else ())
+    inner = [key for key, value in keys.items() if _is_table(value)]
+    own = _table(head, {key: value for key, value in keys.items() if key not in inner})
+    return [own, *(text for key in inner for text in _tables(f"{name}.{key}", keys[key]))]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, msgspec.Struct) or (
+        isinstance(value, tuple) and isinstance((*value, 0)[0], msgspec.Struct)
+    )
 
 
 def _changed(table: msgspec.Struct, always: Sequence[str] = ()) -> dict[str, Any]:

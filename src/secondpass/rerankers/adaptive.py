@@ -17,6 +17,7 @@ from secondpass.errors import InputError
 from secondpass.scoring.pair_scorer import because
 from secondpass.scoring.probability import FEWEST_SCORES, standardised
 from secondpass.scoring.stopping import TOP, lead, settled
+from secondpass.scoring.traces import spent_by
 from secondpass.types import Scores, StageTrace, Status
 
 __all__ = ["AdaptiveDepth"]
@@ -145,6 +146,4 @@ def _detail(traces: Sequence[StageTrace]) -> dict[str, Any]:
     if cache := detail.get("cache"):
         looked_up = cache["hits"] + cache["misses"] + cache["waited"]
         detail["cache"] = {**cache, "hit_rate": cache["hits"] / looked_up if looked_up else 0.0}
-    spent = ("expected_s", "measured_s", "unfinished")
-    detail["cost"] = {**detail["cost"], **{key: sum(trace.detail["cost"][key] for trace in traces) for key in spent}}
-    return detail
+    return {**detail, **spent_by(traces)}

@@ -27,6 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from secondpass.errors import CacheUnreachableError, InputError
 from secondpass.extras import require
+from secondpass.scoring.traces import spent_by
 from secondpass.types import NEVER, Deadline, Scorer, Scores, StageTrace, Status
 
 __all__ = ["Cached", "MemoryStore", "RedisStore", "Store", "open_store"]
@@ -464,5 +465,5 @@ def _trace(
         cut_tokens=sum(trace.cut_tokens for trace in traces),
         skipped=dict(skipped),
         skipped_because="; ".join(because),
-        detail={**traces[-1].detail, "cache": dict(cache)},
+        detail={**traces[-1].detail, **spent_by(traces), "cache": dict(cache)},
     )

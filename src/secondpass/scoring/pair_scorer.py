@@ -142,10 +142,13 @@ class PairScorer:
                 "survive a fork; load the model in each process, or start processes by 'spawn' or 'forkserver'"
             )
         began = time.perf_counter()
-        kept = {"hits": 0, "misses": 0}
+        kept, tokenizing = {"hits": 0, "misses": 0}, 0.0
 
         def rows(some: Sequence[object]) -> Prepared:
+            nonlocal tokenizing
+            since = time.perf_counter()
             prepared = self._rows(query, some)
+            tokenizing += time.perf_counter() - since
             kept["hits"] += prepared.kept
             kept["misses"] += prepared.tokenized
             return prepared
@@ -187,7 +190,9 @@ class PairScorer:
         ]
         skipped = Counter(str(status) for status in statuses if status is not Status.SCORED)
         unfinished = schedule.statuses.count(Status.SCORED) - len(finished)
-        costs = {"expected_s": expected, "measured_s": measured, "unfinished": unfinished, **self.cost.coefficients}
+        waited = (schedule.first_turn or time.perf_counter()) - began if texts else 0.0
+        spent = {"waited_s": waited, "tokenize_s": tokenizing, "expected_s": expected, "measured_s": measured}
+        costs = {**spent, "unfinished": unfinished, **self.cost.coefficients}
         trace = StageTrace(
             name=self.checkpoint.name,
             seconds=time.perf_counter() - began,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -62,6 +63,7 @@ class Schedule:
         self._waiting: deque[int] = deque()  # prepared, in no window yet
         self._batches: deque[tuple[int, ...]] = deque()  # what is left of the window
         self._started = self._stopped = False
+        self.first_turn: float | None = None  # when a worker first came for a batch, by time.perf_counter
 
     def remaining(self) -> float:
         """Seconds left for batches; below 0 when time is up."""
@@ -78,6 +80,7 @@ class Schedule:
     def next(self) -> tuple[int, ...]:
         """Positions of the next batch, longest first; empty when there is nothing more to start."""
         with self._lock:
+            self.first_turn = self.first_turn or time.perf_counter()
             self._stopped |= self._deadline.left
             while not self._stopped and not self._batches and not self._waiting and self._read < len(self._texts):
                 self._prepare_more()

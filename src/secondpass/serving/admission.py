@@ -74,6 +74,12 @@ class Admission:
             self._entries.discard(entry)
 
     @property
+    def count(self) -> int:
+        """Requests that are there."""
+        with self._lock:
+            return len(self._entries)
+
+    @property
     def ahead(self) -> float:
         """Seconds of work that are there, at most."""
         with self._lock:

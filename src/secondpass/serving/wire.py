@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -150,11 +150,17 @@ def documents_of(items: Sequence[Any], fields: Sequence[str] | None = None) -> t
         if not isinstance(item, dict):
             return Document(str(i), item)
         if fields:
-            return Document(str(i), "\n".join(str(item[name]) for name in fields if item.get(name) is not None))
+            text = "\n".join(str(item[name]) for name in fields if item.get(name) is not None)
+            return Document(str(i), text, metadata=_named(item))
         title = item.get("title")
-        return Document(str(i), item.get("text", ""), title if isinstance(title, str) else "")
+        return Document(str(i), item.get("text", ""), title if isinstance(title, str) else "", _named(item))
 
     return tuple(one(i, item) for i, item in enumerate(items))
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, str]:
+    """The id that a client gave a document, for the log of requests."""
+    return {"id": str(item["id"])} if isinstance(item.get("id"), str | int) else {}
 
 
 def relevances(hits: Sequence[Hit], *, raw: bool = False) -> list[float]:
@@ -247,9 +253,11 @@ def _report(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _warnings(answer: Answer) -> list[str]:
+def _warnings(asked: Asked, answer: Answer) -> list[str]:
     trace = answer.ranking.trace[-1]
     told = [trace.skipped_because] if trace.skipped_because else []
+    if asked.model not in (None, "", answer.model):
+        told.append(f"there is no model of the name asked for here; {answer.model} answered")
     if trace.truncated:
         told.append(f"{trace.truncated} documents were longer than the model reads and are scored by their beginning")
     language = trace.detail.get("language")
@@ -271,7 +279,7 @@ def _body(asked: Asked, answer: Answer, request: Any) -> dict[str, Any]:
         data.append(
             one | {"score": relevance, "object": "rank_result"} | ({"document": text, "input": text} if echo else {})
         )
-    warnings = _warnings(answer)
+    warnings = _warnings(asked, answer)
     return {
         "id": answer.id,
         "object": "list",

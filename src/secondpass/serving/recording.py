@@ -1,0 +1,92 @@
+"""What is kept of an answer once it is on its way: counts, a line in the request log, a comparison with the shadow.
+
+Knows: which part of a request goes where. Refuses to know: HTTP, databases, what the counts are called.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secondpass.monitoring.request_log import Logged, Shown
+from secondpass.serving.asking import Asker
+from secondpass.serving.server import Server
+from secondpass.types import Document, Hit, Ranking, StageTrace
+
+__all__ = ["Answered", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that was answered: its candidates as they came, and as they went; the stages that reranked them by the
+    model's name; seconds: until its body was read, until its answer, and those it had (infinity: any). `named` gives
+    the name that the log knows a document by."""
+
+    path: str
+    asked: Ranking
+    ranked: Ranking
+    stages: Sequence[tuple[str, StageTrace]]
+    reading: float
+    took: float
+    patience: float
+    named: Callable[[Document], str]
+
+
+def keep(server: Server, asker: Asker, answer: Answered) -> None:
+    """Count it, log it, show it to the shadow. Never waits."""
+    deadline = None if answer.patience == math.inf else answer.patience
+    for name, trace in answer.stages:
+        documents = len(answer.asked.hits)
+        server.metrics.reranked(
+            trace, model=name, documents=documents, read=answer.reading, took=answer.took, deadline=deadline
+        )
+    if server.log is not None:
+        server.log.record(_logged(asker, answer, asker.id, answer.ranked, {}))
+    if server.shadow is not None and answer.stages:
+        name, shadow = answer.stages[-1][0], server.shadow
+
+        def compared(other: Ranking | None) -> None:
+            if other is None:
+                server.metrics.shadow_failed(name, shadow.served.name)
+                return
+            server.metrics.shadowed(name, shadow.served.name, answer.ranked.ids, other.ids)
+            if server.log is not None and server.log.wants(asker.id):
+                detail = {"shadow_of": asker.id}
+                server.log.record(_logged(asker, answer, f"{asker.id}-shadow", other, detail))
+
+        shadow.offer(asker.id, answer.asked, compared)
+
+
+def _logged(asker: Asker, answer: Answered, request_id: str, ranked: Ranking, more: Mapping[str, Any]) -> Logged:
+    trace = ranked.trace[-1] if ranked.trace else StageTrace("")
+    cost = trace.detail.get("cost", {})
+    timings = {"total": answer.took, "read": answer.reading, "rerank": trace.seconds}
+    timings |= {key.removesuffix("_s"): cost[key] for key in ("waited_s", "tokenize_s", "measured_s") if key in cost}
+    return Logged(
+        id=request_id,
+        at=time.time(),
+        query=ranked.query,
+        caller=asker.key.name or asker.key.digest[:16],
+        model=trace.name,
+        digest=str(trace.detail.get("digest", "")),
+        deadline_ms=None if answer.patience == math.inf else 1000 * answer.patience,
+        timings=timings,
+        detail={"path": answer.path, "truncated": trace.truncated, "because": trace.skipped_because, **more},
+        shown=tuple(_shown(place, hit, answer.named(hit.document)) for place, hit in enumerate(ranked.hits, 1)),
+    )
+
+
+def _shown(place: int, hit: Hit, name: str) -> Shown:
+    return Shown(
+        position=place,
+        index=(hit.first_rank or place) - 1,
+        document=name,
+        score=hit.score,
+        probability=hit.probability,
+        first_rank=hit.first_rank,
+        first_score=hit.first_score,
+        status=str(hit.status),
+    )

@@ -1,0 +1,131 @@
+"""The routes of our own: a search through the whole cascade, and what people clicked.
+
+Knows: their bodies and answers. Refuses to know: who asks (`asking`), how anything is found or scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from starlette.responses import Response
+
+from secondpass.errors import InputError
+from secondpass.monitoring.request_log import Clicked as Outcome
+from secondpass.serving.asking import Asker, Failure, admitted, body_of, patience_of, told
+from secondpass.serving.models import Served
+from secondpass.serving.recording import Answered, keep
+from secondpass.serving.reranking import check_query, opened, timing
+from secondpass.serving.server import Server
+from secondpass.serving.wire import relevances
+from secondpass.types import Deadline, Hit, Ranking, StageTrace
+
+__all__ = ["Clicked", "Search", "click", "search"]
+
+MOST = 1000  # results a search may ask for
+SMALL = 65_536  # bytes of a click
+_STATUS = {Outcome.UNKNOWN_REQUEST: 404, Outcome.NOT_SHOWN: 404, Outcome.TOO_MANY: 429}
+_T = TypeVar("_T")
+
+
+class Search(msgspec.Struct):
+    """`POST /v1/search`: the best `top_k` documents of the index, texts included unless they are not wanted."""
+
+    query: str
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 10
+    deadline_ms: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
+    return_documents: bool = True
+
+
+class Clicked(msgspec.Struct):
+    """`POST /v1/clicks`: what somebody chose of an answer, by its index in the request or by the document's id."""
+
+    request_id: str
+    index: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    document_id: str | None = None
+    kind: str = "click"
+
+
+async def search(server: Server, path: str, asker: Asker) -> Response:
+    """Retrieve, then rerank what was found."""
+    cascade = server.search
+    if cascade is None:
+        raise Failure(404, "this server has no index to search; set retriever.index and start it again")
+    raw = await body_of(asker.request, server.limits.body)
+    wanted = _decoded(Search, raw)
+    try:
+        check_query(wanted.query, server.limits)
+        patience = patience_of(server, asker.request, wanted.deadline_ms)
+    except InputError as error:
+        raise Failure(400, str(error)) from error
+    reading = time.perf_counter() - asker.began
+    retrieve = partial(cascade.first_stage, wanted.query, wanted.top_k)
+    found = await opened(server, retrieve, at_once=False)
+    models = [(stage.reranker, stage.depth) for stage in cascade.stages if isinstance(stage.reranker, Served)]
+
+    def size() -> float:
+        texts = [hit.document.text for hit in found.hits]
+        return sum(served.estimate(texts[:depth]) for served, depth in models)
+
+    seconds = await opened(server, size, at_once=all(served.current is not None for served, _ in models))
+
+    def rerank(until: Deadline) -> Ranking:
+        return cascade.rerank(found, deadline=until)
+
+    ranked = await admitted(server, asker, seconds, patience, rerank)
+    took = time.perf_counter() - asker.began
+    traces = ranked.trace[len(found.trace) :]
+    names = [getattr(stage.reranker, "name", trace.name) for stage, trace in zip(cascade.stages, traces, strict=False)]
+    stages = list(zip(names, traces, strict=False))
+    shown = ranked.top(wanted.top_k)
+    keep(server, asker, Answered(path, found, shown, stages, reading, took, patience, lambda one: one.id))
+    asker.query, asker.documents = wanted.query, len(found.hits)
+    asker.scored = sum(trace.pairs_scored for trace in traces)
+    asker.span.stages(ranked.trace)
+    results = [
+        _result(hit, relevance, texts=wanted.return_documents)
+        for hit, relevance in zip(shown.hits, relevances(shown.hits), strict=True)
+    ]
+    body = {"id": asker.id, "object": "list", "results": results, "trace": [_step(trace) for trace in ranked.trace]}
+    return told(body, headers=timing(asker, reading, sum(trace.seconds for trace in traces), took))
+
+
+def _result(hit: Hit, relevance: float, *, texts: bool) -> dict[str, Any]:
+    document = hit.document
+    one: dict[str, Any] = {"id": document.id, "relevance_score": relevance, "status": str(hit.status)}
+    one |= {"score": hit.score, "first_rank": hit.first_rank, "first_score": hit.first_score}
+    return one | ({"title": document.title, "text": document.text} if texts else {})
+
+
+def _step(trace: StageTrace) -> dict[str, Any]:
+    return {
+        "name": trace.name,
+        "seconds": trace.seconds,
+        "scored": trace.pairs_scored,
+        "because": trace.skipped_because,
+    }
+
+
+async def click(server: Server, path: str, asker: Asker) -> Response:
+    """Keep a click beside the request that it belongs to."""
+    log = server.log
+    if log is None:
+        raise Failure(404, "this server keeps no log of requests; set request_log.url and start it again")
+    one = _decoded(Clicked, await body_of(asker.request, SMALL))
+    if one.index is None and one.document_id is None:
+        raise Failure(400, "name the document by its index in the request or by its document_id")
+    keep = partial(log.click, one.request_id, document=one.document_id, index=one.index, kind=one.kind)
+    outcome = await asyncio.get_running_loop().run_in_executor(server.threads, keep)
+    if outcome is Outcome.UNAVAILABLE:
+        raise Failure(503, "the log of requests does not answer; send the click again", "Unhealthy")
+    return told({"outcome": str(outcome)}, _STATUS.get(outcome, 200))
+
+
+def _decoded(kind: type[_T], raw: bytes) -> _T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Failure(400, f"the body cannot be meant: {error}") from error

@@ -1,0 +1,158 @@
+"""Searches over HTTP, the log of what was shown, clicks, and the shadow that reranks beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from secondpass.cascade import Cascade, Stage
+from secondpass.monitoring.request_log import RequestLog
+from secondpass.rerankers.cross_encoder import CrossEncoder
+from secondpass.retrievers.bm25 import BM25
+from secondpass.serving.models import Served
+from secondpass.serving.server import Server
+from secondpass.serving.shadow import Shadow
+from secondpass.types import Document, as_ranking
+from serving.running import running, served
+from serving.test_server import ASK, QUERY, TEXTS, eventually
+
+DOCUMENTS = [Document(f"d{i}", text, f"title {i}") for i, text in enumerate(TEXTS)]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> RequestLog:
+    pytest.importorskip("sqlalchemy", reason="needs the extra log")
+    return RequestLog(f"sqlite:///{tmp_path / 'requests.db'}")
+
+
+@pytest.fixture
+def cascade(model: CrossEncoder) -> Cascade:
+    return Cascade(BM25.build(DOCUMENTS), Stage(Served("tiny", lambda: model), depth=2))
+
+
+@pytest.fixture
+def url(model: CrossEncoder, cascade: Cascade, log: RequestLog) -> Iterator[str]:
+    with running(served(model, search=cascade, log=log)) as base:
+        yield base
+
+
+def test_a_search_is_what_the_cascade_finds(url: str, cascade: Cascade) -> None:
+    expected = cascade.search(QUERY, 3)
+    found = httpx.post(f"{url}/v1/search", json={"query": QUERY, "top_k": 3}).json()
+    assert [one["id"] for one in found["results"]] == list(expected.ids)
+    assert [one["status"] for one in found["results"]] == [str(hit.status) for hit in expected.hits]
+    assert found["results"][0]["text"] == expected.hits[0].document.text
+    relevance = [one["relevance_score"] for one in found["results"]]
+    assert relevance == sorted(relevance, reverse=True)
+    assert [step["scored"] for step in found["trace"]][1:] == [2]  # the depth of the stage
+    without = httpx.post(f"{url}/v1/search", json={"query": QUERY, "return_documents": False}).json()
+    assert "text" not in without["results"][0]
+
+
+@pytest.mark.parametrize("body", ["{", '{"query": ""}', '{"query": "a", "top_k": 0}', '{"query": 1}', "[]"])
+def test_a_search_that_cannot_be_meant(url: str, body: str) -> None:
+    found = httpx.post(f"{url}/v1/search", content=body)
+    assert found.status_code == 400
+    assert found.json()["message"]
+
+
+def test_nothing_found_is_an_answer(url: str) -> None:
+    found = httpx.post(f"{url}/v1/search", json={"query": "zebra"}).json()
+    assert found["results"] == []
+
+
+def test_without_index_or_log_it_says_what_is_missing(model: CrossEncoder) -> None:
+    with running(served(model)) as base:
+        assert "retriever.index" in httpx.post(f"{base}/v1/search", json={"query": "a"}).json()["message"]
+        clicked = httpx.post(f"{base}/v1/clicks", json={"request_id": "a", "index": 0})
+        assert clicked.status_code == 404
+        assert "request_log.url" in clicked.json()["message"]
+
+
+def test_what_was_shown_and_clicked_is_in_the_log(url: str, model: CrossEncoder, log: RequestLog) -> None:
+    documents = [{"id": "first", "text": TEXTS[0]}, *TEXTS[1:]]
+    answer = httpx.post(f"{url}/v1/rerank", json={"query": QUERY, "documents": documents}).json()
+    searched = httpx.post(f"{url}/v1/search", json={"query": QUERY, "top_k": 2}).json()
+
+    def clicked(**body: Any) -> tuple[int, str]:
+        found = httpx.post(f"{url}/v1/clicks", json=body)
+        return found.status_code, found.json().get("outcome", found.json().get("message"))
+
+    assert clicked(request_id=answer["id"], document_id="first") == (200, "recorded")
+    assert clicked(request_id=answer["id"], index=2, kind="bought") == (200, "recorded")
+    assert clicked(request_id=searched["id"], document_id=searched["results"][1]["id"]) == (200, "recorded")
+    assert clicked(request_id=answer["id"], document_id="other")[0] == 404
+    assert clicked(request_id="nobody", index=0)[0] == 404
+    assert clicked(request_id=answer["id"])[0] == 400
+    first, second = log.requests()
+    ranked = model.rerank(as_ranking(QUERY, TEXTS))
+    assert (first.id, first.query, first.digest) == (answer["id"], QUERY, model.scorer.checkpoint.digest)
+    assert [one.index for one in first.shown] == [int(hit.document.id) for hit in ranked.hits]
+    assert [one.score for one in first.shown] == pytest.approx([hit.score for hit in ranked.hits], abs=1e-4)
+    assert first.shown[[one.index for one in first.shown].index(0)].document == "first"
+    assert [click.kind for click in first.clicks] == ["click", "bought"]
+    assert [one.document for one in second.shown] == [one["id"] for one in searched["results"]]
+    assert second.clicks[0].position == 2
+    assert {"total", "rerank", "measured"} <= first.timings.keys()
+
+
+def test_a_shadow_sees_what_was_asked_and_changes_nothing(model: CrossEncoder, log: RequestLog) -> None:
+    class Backwards:
+        """The ranking turned round."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+        def rerank(self, ranking: Any, **_: Any) -> Any:
+            from dataclasses import replace
+
+            found = model.rerank(ranking)
+            return replace(found, hits=found.hits[::-1])
+
+    other = Served("other", lambda: Backwards(), preload=False)  # type: ignore[arg-type, return-value]
+    one = Served("tiny", lambda: model)
+    with running(Server([one, other], shadow=Shadow(other, 1.0), log=log)) as base:
+        answer = httpx.post(f"{base}/v1/rerank", json=ASK).json()
+        eventually(lambda: "secondpass_shadow_overlap_count" in httpx.get(f"{base}/metrics").text)
+        page = httpx.get(f"{base}/metrics").text
+    expected = model.rerank(as_ranking(QUERY, TEXTS))
+    assert [str(result["index"]) for result in answer["results"]] == list(expected.ids)
+    assert 'secondpass_shadow_overlap_sum{model="tiny",shadow="other"} 1.0' in page  # four documents, all in the top 10
+    shown = {request.id: [one.index for one in request.shown] for request in log.requests()}
+    assert shown[f"{answer['id']}-shadow"] == shown[answer["id"]][::-1]
+
+
+def test_a_shadow_that_fails_is_counted_and_nobody_else_is_hurt(model: CrossEncoder) -> None:
+    def broken() -> CrossEncoder:
+        raise ValueError("no such weights")
+
+    other = Served("other", broken, preload=False)
+    with running(Server([Served("tiny", lambda: model), other], shadow=Shadow(other, 1.0))) as base:
+        assert httpx.post(f"{base}/v1/rerank", json=ASK).status_code == 200
+        failed = 'secondpass_shadow_failures_total{model="tiny",shadow="other"} 1.0'
+        eventually(lambda: failed in httpx.get(f"{base}/metrics").text)
+        assert httpx.post(f"{base}/v1/rerank", json=ASK).status_code == 200
+
+
+@pytest.mark.parametrize("sample", [0.0, 0.3, 1.0])
+def test_the_sample_of_the_shadow_is_drawn_by_the_id(model: CrossEncoder, sample: float) -> None:
+    done: list[object] = []
+    shadow = Shadow(Served("tiny", lambda: model), sample)
+    ranking = as_ranking(QUERY, TEXTS)
+
+    def drawn() -> list[bool]:
+        done.clear()
+        found: list[bool] = []
+        for number in range(40):
+            found.append(shadow.offer(f"request {number}", ranking, done.append))
+            eventually(lambda: len(done) == sum(found))  # so that there is room for the next
+        return found
+
+    first, second = drawn(), drawn()
+    assert first == second
+    assert abs(sum(first) / 40 - sample) < 0.25
+    shadow.close()
