@@ -230,3 +230,13 @@ def test_what_it_is_and_what_it_has(url: str, model: CrossEncoder) -> None:
     assert info["model_sha"] == model.scorer.checkpoint.digest
     assert info["max_input_length"] == model.scorer.max_length
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == model.name
+
+
+def test_a_scorer_that_hangs_is_not_ready_and_then_not_alive(model: CrossEncoder) -> None:
+    with slowed(model, 0.1), running(served(model, probe_every=0.03)) as url:
+        eventually(lambda: httpx.get(f"{url}/health").status_code == 503)
+        assert "no answer" in httpx.get(f"{url}/health").json()["message"]
+        ready = httpx.get(f"{url}/ready")
+        assert ready.status_code == 503
+        assert "were not scored within" in ready.json()["message"]
+        eventually(lambda: httpx.get(f"{url}/health").status_code == 200)  # it has come back

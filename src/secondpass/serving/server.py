@@ -86,21 +86,26 @@ class Server:
     async def watch(self, stop: asyncio.Event) -> None:
         """Probe the models now and again; one that hangs is not waited for, and is unwell until it answers."""
         loop, stopped = asyncio.get_running_loop(), asyncio.create_task(stop.wait())
-        probes: dict[str, asyncio.Future[None]] = {}
-        rounds: dict[str, int] = {}
+        probes: dict[str, tuple[float, asyncio.Future[None]]] = {}
         while not stop.is_set():
+            probes = {name: probes[name] for name in self.models if name in probes and not probes[name][1].done()}
             for name, served in self.models.items():
-                if name not in probes or probes[name].done():
-                    probes[name], rounds[name] = loop.run_in_executor(None, served.probe), 0
-            waited: list[asyncio.Future[Any]] = [asyncio.gather(*probes.values()), stopped]
-            await asyncio.wait(waited, timeout=self._every, return_when=asyncio.FIRST_COMPLETED)
-            for name, probe in probes.items():
-                if not probe.done() and name in self.models and not stop.is_set():
-                    rounds[name] += 1
-                    if self.models[name].current is not None:  # one that is still being opened is not there yet
-                        self.models[name].hangs(rounds[name] * self._every)
-            hanging = [name for name, probe in probes.items() if not probe.done() and rounds[name] >= _HANGS]
-            self.dead = f"{', '.join(hanging)}: no answer for {_HANGS * self._every:.0f} seconds" if hanging else ""
+                if name not in probes:
+                    probes[name] = loop.time(), loop.run_in_executor(None, served.probe)
+            all_done = asyncio.gather(*(probe for _, probe in probes.values()))
+            either: list[asyncio.Future[Any]] = [all_done, stopped]
+            await asyncio.wait(either, timeout=self._every, return_when=asyncio.FIRST_COMPLETED)
+            now = loop.time()
+            # one that is still being opened takes the time it takes
+            hanging = {
+                name: now - since
+                for name, (since, probe) in probes.items()
+                if not probe.done() and name in self.models and self.models[name].current is not None
+            }
+            for name, seconds in hanging.items():
+                self.models[name].hangs(seconds)
+            dead = [name for name, seconds in hanging.items() if seconds >= _HANGS * self._every]
+            self.dead = f"{', '.join(dead)}: no answer for {_HANGS * self._every:.0f} seconds" if dead else ""
             await asyncio.wait([stopped], timeout=self._every)
 
     def renew(self) -> None:

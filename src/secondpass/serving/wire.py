@@ -35,7 +35,7 @@ class _Asks(msgspec.Struct):
 
 
 class CohereV2(_Asks, kw_only=True):
-    """Cohere's `POST /v2/rerank`."""
+    """Cohere's `POST /v2/rerank`. Its priority is checked and not followed: every key has its share."""
 
     query: str
     documents: Documents
@@ -119,7 +119,6 @@ class Asked:
     deadline_ms: float | None = None
     echo: bool = False
     raw: bool = False
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,6 @@ def _cohere_v2(body: CohereV2) -> Asked:
         top=body.top_n,
         deadline_ms=body.deadline_ms,
         echo=body.return_documents,
-        priority=body.priority,
     )
 
 
