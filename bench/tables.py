@@ -459,6 +459,21 @@ def robustness(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def faults(result: dict[str, Any]) -> str:
+    """What was done to a server, and what became of it."""
+    head = "| fault | what was done | what clients saw | what the server said | right again after, s |"
+    rows = [head, "|---" * (head.count("|") - 1) + "|"]
+    for row in result["rows"]:
+        back = "never" if row["recovered_s"] is None else f"{row['recovered_s']:.2f}"
+        cells = [row["fault"], row["how"], row["client_saw"], row["server_said"] or "–", back]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " **!**" * (not row["ok"]) + " |")
+    held = sum(row["ok"] for row in result["rows"])
+    told = f"{held} of {len(result['rows'])} as promised, others are marked **!**."
+    told += f" Not run: {', '.join(result['missing'])}." * bool(result["missing"])
+    of = ", ".join(dict.fromkeys(row["commit"] for row in result["rows"]))
+    return "\n".join([*rows, "", f"{told} {_where(result, of)}; `bench/faults.py`."])
+
+
 RESULTS = ROOT / "bench" / "results"
 MODELS = ROOT / "src" / "secondpass" / "models"
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
@@ -478,6 +493,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "families": (families, RESULTS / "families.json"),
     "claims": (claims, RESULTS / "claims.json"),
     **{f"claim_{number}": (partial(detail, number=number), RESULTS / "claims.json") for number in range(1, 11)},
+    "faults": (faults, RESULTS / "faults.json"),
     "exits": (exits, RESULTS / "exits.json"),
     "robustness": (robustness, RESULTS / "robustness.json"),
     "calibration": (calibration, MODELS / "mini" / "lineage.json"),

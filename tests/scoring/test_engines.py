@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +165,19 @@ def test_a_damaged_graph_says_what_to_delete(checkpoint: Checkpoint, tmp_path: P
 def test_what_cannot_be_had_is_refused(checkpoint: Checkpoint, choice: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         open_engine(checkpoint, **{"engine": "auto", "profile": "default", "threads": None, "cache": None, **choice})
+
+
+def test_opening_a_model_tells_nobody_and_forks_nothing() -> None:
+    """OpenVINO would send its makers an event when it is imported, from a fork that keeps the sockets of a server."""
+    code = """if True:
+        import sys
+        seen = []
+        watched = ("os.fork", "os.forkpty", "socket.getaddrinfo", "socket.connect", "urllib.Request")
+        sys.addaudithook(lambda event, _: seen.append(event) if event in watched else None)
+        from secondpass import CrossEncoder
+        CrossEncoder().score("a", ["b"])
+        import time; time.sleep(0.5)
+        print(seen, "openvino_telemetry" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False"

@@ -12,6 +12,7 @@ import uvicorn
 
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.serving.app import application
+from secondpass.serving.connections import Connection
 from secondpass.serving.models import Served
 from secondpass.serving.server import Server
 
@@ -24,7 +25,9 @@ def served(model: CrossEncoder, **more: Any) -> Server:
 @contextmanager
 def running(server: Server) -> Iterator[str]:
     """The server's base URL, while it runs."""
-    config = uvicorn.Config(application(server), port=0, log_level="error", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        application(server), port=0, log_level="error", timeout_graceful_shutdown=5, http=Connection
+    )
     runs = uvicorn.Server(config)
     thread = threading.Thread(target=runs.run)
     thread.start()

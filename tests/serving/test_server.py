@@ -240,3 +240,18 @@ def test_a_scorer_that_hangs_is_not_ready_and_then_not_alive(model: CrossEncoder
         assert ready.status_code == 503
         assert "were not scored within" in ready.json()["message"]
         eventually(lambda: httpx.get(f"{url}/health").status_code == 200)  # it has come back
+
+
+def test_a_hang_holds_nobody_who_has_left(model: CrossEncoder) -> None:
+    body, server = json.dumps(ASK).encode(), served(model)
+    with running(server) as url:
+        eventually(lambda: not server.unwell)
+        with slowed(model, 4.0):
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as client:
+                head = f"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                client.sendall(head.encode() + body)
+                eventually(lambda: bool(server.admission.count))
+            began = time.monotonic()
+            eventually(lambda: not server.admission.count)
+            assert time.monotonic() - began < 3  # before the batch came back

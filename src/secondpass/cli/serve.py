@@ -66,6 +66,7 @@ def command(
     from secondpass.serving import logs
     from secondpass.serving.app import application
     from secondpass.serving.built import build_server
+    from secondpass.serving.connections import Connection
 
     def settings() -> Config:
         found = configured(config, model=model, index=index, retriever=retriever)
@@ -83,6 +84,7 @@ def command(
     names = ", ".join(server.models)
     say(f"{names} on {scheme}://{table.host}:{table.port}, {len(server.keys) or 'no'} keys")
     logs.set_up(sys.stderr, form="text" if text else "json", texts=log_texts)
+    open_files_raised()
     uvicorn.run(
         application(server),
         host=table.host,
@@ -91,6 +93,18 @@ def command(
         access_log=False,
         timeout_graceful_shutdown=table.drain,
         server_header=False,
+        http=Connection,
         ssl_certfile=table.certificate or None,
         ssl_keyfile=table.private_key or None,
     )
+
+
+def open_files_raised() -> None:
+    """As many open files, and so connections, as this process may have: the usual 1,024 are soon used up."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

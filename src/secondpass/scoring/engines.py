@@ -19,6 +19,7 @@ import functools
 import os
 import queue
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,8 +144,7 @@ def _held(model: Any, write: _Write, stack: contextlib.ExitStack) -> bytes | Pat
 
 def _openvino(place: bytes | Path, precision: str, threads: int) -> Run:
     """`place`: a graph as bytes, as a file, or as the folder that `_kept` gives."""
-    import openvino
-
+    openvino = _openvino_library()
     core = openvino.Core()
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -176,8 +176,7 @@ def _openvino(place: bytes | Path, precision: str, threads: int) -> Run:
 
 def _intermediate(model: Any, folder: Path) -> None:
     """The graph in OpenVINO's own format, which it opens ten times faster than ONNX."""
-    import openvino
-
+    openvino = _openvino_library()
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as aside:
         read = openvino.Core().read_model(saved(model, Path(aside)))
         openvino.save_model(read, folder / "graph.xml", compress_to_fp16=False)
@@ -280,10 +279,24 @@ class _Split:
         return self._runs["first head"](sides | {"query_mask": batch.shared()[1], "mask": batch.mask})
 
 
+def _openvino_library() -> Any:
+    """OpenVINO, without what it sends to its makers when it is imported: from a fork, which would keep our sockets."""
+    telemetry = "openvino_telemetry"
+    hidden = "openvino" not in sys.modules and telemetry not in sys.modules
+    if hidden:
+        sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[telemetry]
+    return openvino
+
+
 def _openvino_abilities() -> tuple[bool, str]:
     """Whether OpenVINO can be used, and either the CPU's abilities or the reason why not."""
     try:
-        import openvino
+        openvino = _openvino_library()
     except ImportError:
         return False, "openvino is not installed"
     core = openvino.Core()

@@ -41,6 +41,7 @@ _FP32_TOLERANCE = 1e-3  # between two fp32 engines on one checkpoint; weights in
 _BF16_SHARE = 0.05  # for a checkpoint without stated tolerances: of the largest golden logit, at least of 1
 # Seconds from the last batch to the ranking in the caller's hands: a fixed part, and one for each document
 _AFTER, _AFTER_EACH = 1e-3, 5e-6
+_LOOK = 0.5  # seconds between looks at whether a caller is still there
 
 _T = TypeVar("_T")
 
@@ -351,8 +352,10 @@ class PairScorer:
             turns |= {submit() for _ in range(self.engine.workers + 1)}
             while turns:
                 timeout = min(max(schedule.remaining(), 0.0), threading.TIMEOUT_MAX) if bounded else None
+                if deadline.caller is not None:  # who may leave while a worker hangs
+                    timeout = _LOOK if timeout is None else min(timeout, _LOOK)
                 ended, turns = wait(turns, timeout, return_when=FIRST_COMPLETED)
-                if not ended:
+                if not ended and (deadline.left or timeout != _LOOK):
                     break
                 for turn in ended:
                     done = turn.result()

@@ -32,6 +32,7 @@ __all__ = ["Asker", "Failure", "admitted", "allow", "body_of", "failed", "patien
 DEADLINE = "x-deadline-ms"
 READ_TIMEOUT = "x-stainless-read-timeout"  # what some SDKs send of their own: seconds they will wait
 ANYONE = Key("")
+BODY_SECONDS = 30.0  # that a body may take to come
 _SHARE = 0.9  # of a client's read timeout that may be used, so that the answer is there before it gives up
 _T = TypeVar("_T")
 
@@ -89,19 +90,24 @@ def _later(why: str, seconds: float, reason: Refusal) -> Failure:
 
 
 async def body_of(request: Request, most: int) -> bytes:
-    """The body. Raises Failure where it has more than `most` bytes, of which no more is read, or the client left."""
+    """The body. Raises Failure where it has more than `most` bytes, of which no more is read, takes too long, or the
+    client left."""
     stated = request.headers.get("content-length", "")
     parts, size = [], int(stated) if stated.isdigit() and len(stated) < 20 else 0
     if size <= most:
         size = 0
         try:
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    break
-                parts.append(part)
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most:
+                        break
+                    parts.append(part)
         except ClientDisconnect:
             raise Failure(499, "the client left", "Backend") from None
+        except TimeoutError:
+            message = f"the body took longer than {BODY_SECONDS:.0f} seconds"
+            raise Failure(408, message, reason=Refusal.SLOW, Connection="close") from None
     if size > most:  # what else it sends is not read
         raise Failure(413, f"the body has more than {most:,} bytes", reason=Refusal.SIZE, Connection="close")
     return b"".join(parts)

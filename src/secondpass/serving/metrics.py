@@ -65,7 +65,7 @@ TABLE = (
         "secondpass_refused_requests_total",
         "counter",
         ("reason",),
-        "Requests that were refused: no room in the backlog, over the caller's rate, no known key, too large, the "
+        "Requests that were refused: no room in the backlog, over the caller's rate, no known key, too large, too slow, the "
         "server stopping, the model not ready.",
     ),
     Row(
@@ -204,6 +204,7 @@ class Refusal(StrEnum):
     RATE = "rate"  # its caller has asked more than they may
     KEY = "key"  # no key that is known
     SIZE = "size"  # body, documents or characters
+    SLOW = "slow"  # the body did not come
     STOPPING = "stopping"
     UNREADY = "unready"
 

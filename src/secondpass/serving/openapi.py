@@ -180,6 +180,7 @@ _ANSWERS: dict[str, Any] = {
 _FAULTS = {
     400: "the body cannot be meant",
     401: "no key that is known",
+    408: "the body took too long",
     413: "the body is too large",
     422: "the body cannot be meant",
     429: "too much at once, or more than the key's rate; Retry-After says when to come back",
