@@ -32,6 +32,7 @@ __all__ = ["Asker", "Failure", "admitted", "allow", "body_of", "failed", "patien
 DEADLINE = "x-deadline-ms"
 READ_TIMEOUT = "x-stainless-read-timeout"  # what some SDKs send of their own: seconds they will wait
 ANYONE = Key("")
+_WRITING = 0.02  # seconds before the deadline that the answer is begun to be written; of a short one a tenth
 BODY_SECONDS = 30.0  # that a body may take to come
 _SHARE = 0.9  # of a client's read timeout that may be used, so that the answer is there before it gives up
 _T = TypeVar("_T")
@@ -144,7 +145,7 @@ async def admitted(server: Server, asker: Asker, size: float, patience: float, w
     if isinstance(entry, Refused):
         raise _later(f"{entry.ahead:.1f} seconds of work are ahead", entry.after, Refusal.BACKLOG)
     caller = Caller(asker.key.name or asker.key.digest[:16], asker.key.weight)
-    until = None if patience == math.inf else asker.began + patience
+    until = None if patience == math.inf else asker.began + patience - min(_WRITING, 0.1 * patience)
     try:
         loop = asyncio.get_running_loop()
         work_done = loop.run_in_executor(server.threads, partial(work, Deadline(until, time.perf_counter, caller)))
