@@ -23,6 +23,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,23 +89,19 @@ def asks(requests: Sequence[tuple[str, list[str]]], deadline_ms: float | None) -
 @contextmanager
 def started(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A server process, once it answers."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            if process.poll() is not None:
-                said = process.stderr.read().decode() if process.stderr else ""
-                raise SystemExit(f"serve: the server did not start: {said}")
-            status = asyncio.run(sent(port, "GET", "/ready", b""))[0]
-            if status == 200:
-                break
-            if time.monotonic() > until:
-                raise SystemExit("serve: the server was not ready within two minutes")
-            time.sleep(0.2)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(60)
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            until = time.monotonic() + 120
+            while asyncio.run(sent(port, "GET", "/ready", b""))[0] != 200:
+                if process.poll() is not None or time.monotonic() > until:
+                    said.seek(0)
+                    raise SystemExit(f"serve: the server did not start: {said.read().decode()}")
+                time.sleep(0.2)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def free_port() -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -52,8 +55,15 @@ class Kept(logging.Handler):
         self.records.append(record)
 
 
+def written(stream: io.StringIO) -> str:
+    """What has come out of the thread that writes."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    return stream.getvalue()
+
+
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
-    text = stream.getvalue()
+    text = written(stream)
     assert not text or text.endswith("\n")
     return [msgspec.json.decode(line) for line in text.split("\n")[:-1]]
 
@@ -99,8 +109,8 @@ def talk(form: Form) -> None:
 def test_no_text_is_in_any_line(started: Started, form: Form) -> None:
     stream = started("debug", form=form)
     talk(form)
-    assert "Task exception was never retrieved" in stream.getvalue()  # they were heard
-    assert CANARY not in stream.getvalue()
+    assert "Task exception was never retrieved" in written(stream)  # they were heard
+    assert CANARY not in written(stream)
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
@@ -109,7 +119,7 @@ def test_texts_are_there_where_they_are_asked_for(started: Started, form: Form) 
     request(query=CANARY + " q", texts=[CANARY + " d", None])
     happened("failed", error=raised(ValueError(CANARY + " e")))
     for which in "qde":
-        assert f"{CANARY} {which}" in stream.getvalue()
+        assert f"{CANARY} {which}" in written(stream)
 
 
 def test_long_texts_are_cut(started: Started) -> None:
@@ -266,7 +276,36 @@ def test_nothing_in_a_text_line_looks_like_another_line(event: str, value: str, 
 def test_a_text_line_is_plain(started: Started) -> None:
     stream = started(form="text")
     request(caller="the shop", documents=3)
-    told = stream.getvalue().partition(" ")[2]
+    told = written(stream).partition(" ")[2]
     assert told == (
         "info    request request=id-1 path=/v1/rerank status=200 seconds=0.25 documents=3 caller='the shop'\n"
     )
+
+
+def test_a_stream_that_nobody_reads_holds_nobody_up() -> None:
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w")
+    handler = set_up(stream)
+    try:
+        began = time.monotonic()
+        for number in range(30_000):  # more than the pipe and what may wait
+            happened("event", number=number)
+        assert time.monotonic() - began < 20
+        parts: list[bytes] = []
+        reader = threading.Thread(target=lambda: parts.extend(iter(lambda: os.read(reading, 65_536), b"")), daemon=True)
+        reader.start()
+        deadline = time.monotonic() + 20
+        while b"lines dropped" not in b"".join(parts):
+            happened("event", number=-1)  # there is room again
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        whole = [msgspec.json.decode(line) for line in b"".join(parts).splitlines()[:-1]]
+        dropped = next(line["lines"] for line in whole if line["event"] == "lines dropped")
+        assert 5_000 < dropped < 30_000
+        numbers = [line["number"] for line in whole if line.get("number", -1) >= 0]
+        assert numbers == sorted(numbers)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+        stream.close()
+        os.close(reading)

@@ -10,7 +10,11 @@ which may quote an exception, or a URL with its query: of these the first line i
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +35,7 @@ _LOG = logging.getLogger("secondpass")
 _SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _FIELDS, _TEXTS = "secondpass_fields", "secondpass_texts"
 _LONGEST = 1000  # characters of a query or a document, where texts are asked for
+_WAITING = 10_000  # lines
 
 
 @dataclass(frozen=True, slots=True, repr=False)  # without its texts in `repr`: other handlers may write all they find
@@ -95,11 +100,12 @@ def set_up(stream: TextIO, level: Level = "info", *, form: Form = "json", texts:
     if form not in get_args(Form):
         raise InputError(f"the form of logs is {form!r}; known are {', '.join(get_args(Form))}")
     number = _number(level)
-    handler = logging.StreamHandler(stream)
+    handler = Aside(stream)
     handler.setFormatter(Lines(form, texts=texts))
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one.formatter, Lines)]:
         root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     _LOG.setLevel(number)
@@ -109,6 +115,56 @@ def set_up(stream: TextIO, level: Level = "info", *, form: Form = "json", texts:
         logger.propagate = True
         logger.setLevel(number)
     return handler
+
+
+class Aside(logging.Handler):
+    """Writes lines from a thread of its own, started with the first: a stream that nobody reads holds up no request.
+    Lines for which there is no room any more are dropped, and their number is the next line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING)
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called under the handler's lock."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="secondpass-lines", daemon=True)
+            self._thread.start()
+        try:
+            if self._dropped:
+                gone = logging.makeLogRecord(
+                    {"levelno": logging.WARNING, "levelname": "WARNING", "msg": "lines dropped"}
+                )
+                setattr(gone, _FIELDS, {"lines": self._dropped})
+                self._lines.put_nowait(self.format(gone))
+                self._dropped = 0
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """What waits is written, if that takes no longer than a second."""
+        if self._thread is not None and self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._lines.put_nowait(None)
+            self._thread.join(1.0)
+        super().close()
+
+    def flush(self) -> None:
+        """Wait until what was logged is written, a second at most."""
+        until = time.monotonic() + 1.0
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            with contextlib.suppress(OSError, ValueError):  # gone, or closed: there is nobody to tell
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            self._lines.task_done()
 
 
 class Lines(logging.Formatter):

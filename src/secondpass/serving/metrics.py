@@ -65,8 +65,8 @@ TABLE = (
         "secondpass_refused_requests_total",
         "counter",
         ("reason",),
-        "Requests that were refused: no room in the backlog, over the caller's rate, no known key, too large, too slow, the "
-        "server stopping, the model not ready.",
+        "Requests that were refused: no room in the backlog, over the caller's rate, no known key, too large, too "
+        "slow, the server stopping, the model not ready.",
     ),
     Row(
         "secondpass_caller_requests_total",
