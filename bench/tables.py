@@ -459,6 +459,36 @@ def robustness(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def serve(result: dict[str, Any]) -> str:
+    """The server at twice its capacity, beside a plain route."""
+    throughput, *loads = result["rows"]
+    head = "| at twice the capacity | answered | p50, ms | p99, ms | short ones: p99, ms | refused | p99, ms "
+    head += "| of all in time | largest memory, MB |"
+    rows = [head, "|---" * (head.count("|") - 1) + "|"]
+    for row in loads:
+        long, short, refused = row["answered"], row["answered, short"], row["refused"]
+        cells = [
+            row["what"].removesuffix(", overload").replace("overload", "secondpass serve"),
+            long["count"] + short["count"],
+        ]
+        cells += [f"{part.get(name, 0):,.0f}" for part, name in ((long, "p50_ms"), (long, "p99_ms"), (short, "p99_ms"))]
+        cells += [refused["count"], f"{refused['p99_ms']:.0f}" if refused["count"] else "–"]
+        cells += [f"{row['in_time']:.0%}", f"{row['memory_mb']:,.0f}" if "memory_mb" in row else "–"]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    ours = loads[0]
+    told = f"{throughput['requests_per_s']:.2f} requests of 100 documents a second, {throughput['of_offline']:.0%} of what "
+    told += "the engine does offline. At twice that, at random times"
+    told += f" for {ours['minutes']:g} minutes (the plain route: 2), each with {ours['deadline_ms'] / 1000:.1f} s: "
+    told += (
+        f"{ours['scored_documents']:.0f} documents of an answer are scored on average, none differs from its offline "
+    )
+    told += (
+        f"score by more than {ours['largest_deviation']:.3f} (allowed: {ours['tolerance']:.3f}), and memory grows by "
+    )
+    told += f"{ours['memory_growth_mb']:.1f} MB in the second half."
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/serve.py`."])
+
+
 def faults(result: dict[str, Any]) -> str:
     """What was done to a server, and what became of it."""
     head = "| fault | what was done | what clients saw | what the server said | right again after, s |"
@@ -493,6 +523,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "families": (families, RESULTS / "families.json"),
     "claims": (claims, RESULTS / "claims.json"),
     **{f"claim_{number}": (partial(detail, number=number), RESULTS / "claims.json") for number in range(1, 11)},
+    "serve": (serve, RESULTS / "serve.json"),
     "faults": (faults, RESULTS / "faults.json"),
     "exits": (exits, RESULTS / "exits.json"),
     "robustness": (robustness, RESULTS / "robustness.json"),
