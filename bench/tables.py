@@ -476,8 +476,8 @@ def serve(result: dict[str, Any]) -> str:
         cells += [f"{row['in_time']:.0%}", f"{row['memory_mb']:,.0f}" if "memory_mb" in row else "–"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     ours = loads[0]
-    told = f"{throughput['requests_per_s']:.2f} requests of 100 documents a second, {throughput['of_offline']:.0%} of what "
-    told += "the engine does offline. At twice that, at random times"
+    told = f"{throughput['requests_per_s']:.2f} requests of 100 documents a second, {throughput['of_offline']:.0%} of "
+    told += "what the engine does offline. At twice that, at random times"
     told += f" for {ours['minutes']:g} minutes (the plain route: 2), each with {ours['deadline_ms'] / 1000:.1f} s: "
     told += (
         f"{ours['scored_documents']:.0f} documents of an answer are scored on average, none differs from its offline "
