@@ -121,3 +121,13 @@ def test_the_examples_are_settings(tmp_path: Path) -> None:
     _, _, inside = (examples / "compose.yaml").read_text(encoding="utf-8").partition("content: |\n")
     text = "\n".join(line.strip() for line in inside.partition("\nvolumes:")[0].splitlines())
     assert settings(tmp_path, text).request_log.url.startswith("postgresql://")
+
+
+def test_a_model_that_cannot_be_opened_is_503_and_the_others_answer(tiny: Path, tmp_path: Path) -> None:
+    gone = '[[serve.models]]\nname = "gone"\nmodel = "secondpass-mini"\ndigest = "00000000"\npreload = false\n'
+    with running(build_server(settings(tmp_path, models(tiny, gone)))) as url:
+        eventually(lambda: httpx.get(f"{url}/ready").status_code == 200)
+        found = httpx.post(f"{url}/v1/rerank", json={**ASK, "model": "gone"}, timeout=60)
+        assert found.status_code == 503
+        assert "the settings ask for 00000000" in found.json()["message"]
+        assert httpx.post(f"{url}/v1/rerank", json={**ASK, "model": "a"}).status_code == 200

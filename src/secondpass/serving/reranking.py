@@ -65,17 +65,16 @@ async def rerank(server: Server, path: str, asker: Asker) -> Response:
 
 
 async def opened(server: Server, work: Callable[[], _T], *, at_once: bool) -> _T:
-    """`work`, which may have to open a model first: then in a thread, which takes seconds.
+    """`work`, in a thread unless `at_once`: it may read an index, or open a model first, which takes seconds.
 
-    Raises Failure, 503, where that model cannot be opened.
+    Raises Failure, 503, where it cannot be done now.
     """
     if at_once:
         return work()
     try:
         return await asyncio.get_running_loop().run_in_executor(server.threads, work)
     except SecondpassError as error:
-        message = f"the model cannot be opened: {error}"
-        raise Failure(503, message, "Unhealthy", Refusal.UNREADY, **{"Retry-After": "10"}) from error
+        raise Failure(503, str(error), "Unhealthy", Refusal.UNREADY, **{"Retry-After": "10"}) from error
 
 
 def timing(asker: Asker, reading: float, reranking: float, took: float) -> dict[str, str]:
