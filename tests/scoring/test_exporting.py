@@ -90,7 +90,7 @@ def test_it_opens_again_and_scores_as_it_was_measured(
     assert detail["precision"] == precision
     assert detail["engine"] == {"onnx": "onnxruntime", "openvino": "openvino"}[format]
     assert detail["digest"] != exact.scorer.checkpoint.digest
-    told = json.loads((exports[format, precision] / PARITY).read_text())
+    told = json.loads((exports[format, precision] / PARITY).read_text(encoding="utf-8"))
     assert np.abs(scores(model) - scores(exact)).max() <= told["tolerance"]
     # alone, on the pairs that were measured in batches: as far off as was told
     probed = [scores(model, [text], query) - scores(exact, [text], query) for query, text in PROBES[:6]]
@@ -126,8 +126,10 @@ def test_the_files_lie_and_are_named_as_sentence_transformers_has_them(
     assert set(outputs) == {"logits"}
     assert not list(folder.glob("*.safetensors"))
     assert (folder / "tokenizer.json").is_file()
-    assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
-    assert set(json.loads((folder / "tokenizer_config.json").read_text())["model_input_names"]) == set(inputs)
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "bert"
+    assert set(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_input_names"]) == set(
+        inputs
+    )
 
 
 def test_fp16_halves_the_matrices_and_nothing_else(exports: dict[tuple[str, str], Path]) -> None:
@@ -264,17 +266,17 @@ def test_what_a_folder_says_of_itself_is_carried_over(tmp_path: Path, tiny: Path
     assert read_calibration(again) == calibration
     assert any("calibration was carried over" in note for note in parity.notes)
     assert again.exported == parity
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: mit\n---\n# A card\nwith words\n\n## Exported\n")
     assert f"| deviation | {parity.largest:.3g} at most" in card
-    assert (tmp_path / "out" / "LICENSE").read_text() == "MIT"
+    assert (tmp_path / "out" / "LICENSE").read_text(encoding="utf-8") == "MIT"
     assert not (tmp_path / "out" / "secrets.bin").exists()
 
 
 def test_a_licence_that_only_the_catalog_knew_stays_with_the_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
     export(replace(checkpoint, licence="Apache-2.0"), tmp_path / "out", format="onnx", precision="fp32")
     assert open_checkpoint(tmp_path / "out").licence == "Apache-2.0"
-    assert (tmp_path / "out" / "README.md").read_text().startswith("---\nlicense: apache-2.0\n")
+    assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8").startswith("---\nlicense: apache-2.0\n")
     (tmp_path / "out" / "golden.json").unlink()
     assert open_checkpoint(tmp_path / "out").licence == "apache-2.0"
 
@@ -292,7 +294,7 @@ def test_the_golden_pairs_are_the_models_own_in_fp32(
 
 
 def test_golden_pairs_are_checked_at_load(copy: Path) -> None:
-    golden = json.loads((copy / "golden.json").read_text())
+    golden = json.loads((copy / "golden.json").read_text(encoding="utf-8"))
     golden["pairs"][0]["logit"] += 2
     (copy / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(ModelError, match="golden pairs deviate"):
@@ -312,7 +314,7 @@ def test_another_graph_than_the_one_measured_is_refused(copy: Path, exports: dic
 
 
 def test_another_configuration_than_the_one_measured_is_refused(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     (copy / "config.json").write_text(json.dumps({**config, "pad_token_id": 3}))
     with pytest.raises(ModelError, match="configuration"):
         open_checkpoint(copy)
@@ -326,7 +328,7 @@ def test_a_damaged_report_is_refused(copy: Path, wrong: str) -> None:
 
 
 def test_a_report_that_does_not_hold_is_refused(copy: Path) -> None:
-    told = json.loads((copy / PARITY).read_text())
+    told = json.loads((copy / PARITY).read_text(encoding="utf-8"))
     (copy / PARITY).write_text(json.dumps({**told, "largest": 100.0}))
     with pytest.raises(ModelError, match="export it again"):
         open_checkpoint(copy)
@@ -477,7 +479,9 @@ def test_sentence_transformers_scores_as_we_do(
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra torch")
     torch: Any = importlib.import_module("torch")
     folder = exports[format, precision]
-    (line,) = (one for one in (folder / "README.md").read_text().splitlines() if "sentence_transformers" in one)
+    (line,) = (
+        one for one in (folder / "README.md").read_text(encoding="utf-8").splitlines() if "sentence_transformers" in one
+    )
     model = eval(
         line.strip(), {"sentence_transformers": sentence_transformers, "folder": str(folder)}
     )  # as the card says

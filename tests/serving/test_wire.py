@@ -73,7 +73,9 @@ def test_one_body_has_what_each_client_looks_for() -> None:
     assert written["data"][0]["score"] == 0.9
     assert (written["object"], written["id"], written["model"]) == ("list", "an id", "a model")
     assert written["usage"] == {"prompt_tokens": 40, "total_tokens": 40}
-    assert written["meta"] == {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    other = "there is no model of the name asked for here; a model answered"
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}, "warnings": [other]}
+    assert written["meta"] == meta
     assert written["report"]["digest"] == "d"
 
 
