@@ -85,6 +85,11 @@ def test_a_bad_document_costs_nobody_else(url: str) -> None:
     }
 
 
+def test_what_is_no_text_does_not_come_back_as_one(url: str) -> None:
+    found = httpx.post(f"{url}/rerank", json={"query": "list", "texts": [["a"], "a list"], "return_text": True}).json()
+    assert {one["index"]: one.get("text") for one in found} == {0: None, 1: "a list"}
+
+
 @pytest.mark.parametrize(
     ("path", "content", "status", "reason"),
     [

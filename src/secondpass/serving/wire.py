@@ -314,7 +314,8 @@ def _zeroentropy_body(asked: Asked, answer: Answer, request: ZeroEntropy) -> dic
 def _tei_body(asked: Asked, answer: Answer, request: TextEmbeddingsInference) -> list[dict[str, Any]]:
     hits = answer.ranking.hits
     return [
-        {"index": int(hit.document.id), "score": score} | ({"text": hit.document.text} if asked.echo else {})
+        {"index": int(hit.document.id), "score": score}
+        | ({"text": hit.document.text} if asked.echo and isinstance(hit.document.text, str) else {})
         for hit, score in zip(hits, relevances(hits, raw=asked.raw), strict=True)
     ]
 
