@@ -21,7 +21,7 @@ _CONCEALED = 19  # TCP_REPAIR: a socket in this state is closed without a word t
 _ESTABLISHED = "01"
 _COOKIE = b"\r\nSet-Cookie"
 MEGA = 1_000_000
-SLOW = 10.0  # seconds: a normal request that takes longer was kept waiting by the fault
+SLOW = 5.0  # seconds: a normal request that takes longer was kept waiting by the fault
 ASK = json.dumps({"query": QUERY, "documents": TEXTS}).encode()
 
 

@@ -126,6 +126,21 @@ def test_a_shadow_sees_what_was_asked_and_changes_nothing(model: CrossEncoder, l
     assert shown[f"{answer['id']}-shadow"] == shown[answer["id"]][::-1]
 
 
+def test_what_the_shadow_made_is_logged_with_its_request_or_not_at_all(model: CrossEncoder, tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs the extra log")
+    half = RequestLog(f"sqlite:///{tmp_path / 'half.db'}", sample=0.5)
+    other = Served("other", lambda: model, preload=False)
+    with running(Server([Served("tiny", lambda: model), other], shadow=Shadow(other, 1.0), log=half)) as base:
+        for number in range(1, 21):
+            assert httpx.post(f"{base}/v1/rerank", json=ASK).status_code == 200
+            counted = f'secondpass_shadow_overlap_count{{model="tiny",shadow="other"}} {number}.0'
+            eventually(lambda counted=counted: counted in httpx.get(f"{base}/metrics").text)
+    ids = {request.id for request in half.requests()}
+    asked = {one for one in ids if not one.endswith("-shadow")}
+    assert 0 < len(asked) < 20
+    assert ids == asked | {f"{one}-shadow" for one in asked}
+
+
 def test_a_shadow_that_fails_is_counted_and_nobody_else_is_hurt(model: CrossEncoder) -> None:
     def broken() -> CrossEncoder:
         raise ValueError("no such weights")

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["LONGEST_NAME", "Click", "Clicked", "Logged", "Shown", "document_digest", "encoded"]
+__all__ = ["LONGEST_NAME", "Click", "Clicked", "Logged", "Shown", "document_digest", "drawn", "encoded"]
 
 LONGEST_NAME = 200  # characters of a request's id, and of a click's kind
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -88,6 +88,12 @@ class Clicked(StrEnum):
 def document_digest(text: str) -> str:
     """The name of a document that has no id: 16 hex digits of the blake2b of its text. The same everywhere."""
     return blake2b(encoded(text), digest_size=8).hexdigest()
+
+
+def drawn(request: str, share: float) -> bool:
+    """Whether a request of this id is in a sample of that share; the same in every process, and on every machine."""
+    digest = blake2b(encoded(request), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < int(share * 2**64)
 
 
 def encoded(text: str) -> bytes:

@@ -20,12 +20,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Literal
 
 from secondpass.errors import InputError, LogUnreachableError
 from secondpass.monitoring.log_store import Store, Written, reason
-from secondpass.monitoring.logged import LONGEST_NAME, Click, Clicked, Logged, Shown, document_digest, encoded
+from secondpass.monitoring.logged import LONGEST_NAME, Click, Clicked, Logged, Shown, document_digest, drawn
 
 __all__ = ["Click", "Clicked", "Counts", "Logged", "RequestLog", "Shown", "document_digest"]
 
@@ -93,7 +92,7 @@ class RequestLog:
             if not isinstance(number, int) or isinstance(number, bool) or number < least:
                 raise InputError(f"{name} is {number!r}; give a whole number from {least} up")
         self._store = Store(url, queries=queries, most=most)
-        self._below = int(sample * 2**64)
+        self._sample = sample
         self._shown, self._room = shown, waiting
         self._changed = threading.Condition()  # guards all that follows; held for moments only
         self._waiting: deque[Logged] = deque()
@@ -124,16 +123,17 @@ class RequestLog:
 
     def wants(self, request: str) -> bool:
         """Whether a request of this id is in the sample; the same in every process, and on every machine."""
-        digest = blake2b(encoded(request), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self._below
+        return drawn(request, self._sample)
 
-    def record(self, request: Logged) -> bool:
+    def record(self, request: Logged, *, beside: str = "") -> bool:
         """Have a request written soon; what it holds must not change any more.
+
+        `beside` is the id of another request, in whose place in the sample this one is, too.
 
         Never waits for the database and never raises. False where it is not in the sample, where too much waits, or
         after `close`; `counts` has each.
         """
-        wanted = self.wants(request.id)
+        wanted = self.wants(beside or request.id)
         if len(request.shown) > self._shown:
             request = replace(
                 request,

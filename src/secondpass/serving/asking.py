@@ -144,7 +144,7 @@ async def admitted(server: Server, asker: Asker, size: float, patience: float, w
     entry = server.admission.enter(size, patience)
     if isinstance(entry, Refused):
         raise _later(f"{entry.ahead:.1f} seconds of work are ahead", entry.after, Refusal.BACKLOG)
-    caller = Caller(asker.key.name or asker.key.digest[:16], asker.key.weight)
+    caller = Caller(asker.key.caller, asker.key.weight)
     until = None if patience == math.inf else asker.began + patience - min(_WRITING, 0.1 * patience)
     try:
         loop = asyncio.get_running_loop()

@@ -26,6 +26,11 @@ class Key:
     per_minute: float | None = None
     weight: float = 1.0
 
+    @property
+    def caller(self) -> str:
+        """Whose share it is: the name, else the beginning of the digest."""
+        return self.name or self.digest[:16]
+
 
 class Keys:
     """The keys that are known. Without any, everybody may ask, and nobody's rate is limited."""

@@ -53,9 +53,9 @@ def keep(server: Server, asker: Asker, answer: Answered) -> None:
                 server.metrics.shadow_failed(name, shadow.served.name)
                 return
             server.metrics.shadowed(name, shadow.served.name, answer.ranked.ids, other.ids)
-            if server.log is not None and server.log.wants(asker.id):
-                detail = {"shadow_of": asker.id}
-                server.log.record(_logged(asker, answer, f"{asker.id}-shadow", other, detail))
+            if server.log is not None:
+                logged = _logged(asker, answer, f"{asker.id}-shadow", other, {"shadow_of": asker.id})
+                server.log.record(logged, beside=asker.id)
 
         shadow.offer(asker.id, answer.asked, compared)
 
@@ -69,7 +69,7 @@ def _logged(asker: Asker, answer: Answered, request_id: str, ranked: Ranking, mo
         id=request_id,
         at=time.time(),
         query=ranked.query,
-        caller=asker.key.name or asker.key.digest[:16],
+        caller=asker.key.caller,
         model=trace.name,
         digest=str(trace.detail.get("digest", "")),
         deadline_ms=None if answer.patience == math.inf else 1000 * answer.patience,

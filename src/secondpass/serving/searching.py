@@ -78,8 +78,10 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
     ranked = await admitted(server, asker, seconds, patience, rerank)
     took = time.perf_counter() - asker.began
     traces = ranked.trace[len(found.trace) :]
-    names = [getattr(stage.reranker, "name", trace.name) for stage, trace in zip(cascade.stages, traces, strict=False)]
-    stages = list(zip(names, traces, strict=False))
+    stages = [
+        (getattr(stage.reranker, "name", trace.name), trace)
+        for stage, trace in zip(cascade.stages, traces, strict=False)
+    ]
     shown = ranked.top(wanted.top_k)
     keep(server, asker, Answered(path, found, shown, stages, reading, took, patience, lambda one: one.id))
     asker.query, asker.documents = wanted.query, len(found.hits)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 
+from secondpass.monitoring.logged import drawn
 from secondpass.serving import logs
 from secondpass.serving.models import Served
 from secondpass.types import Ranking
@@ -33,8 +33,7 @@ class Shadow:
 
         Not where the request was not drawn, or so many wait already.
         """
-        drawn = int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest()) < self._sample * 2**64
-        if not drawn or not self._room.acquire(blocking=False):
+        if not drawn(request_id, self._sample) or not self._room.acquire(blocking=False):
             return False
 
         def compare() -> None:
