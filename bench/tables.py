@@ -489,6 +489,22 @@ def serve(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/serve.py`."])
 
 
+def short_requests(result: dict[str, Any]) -> str:
+    """Documents a second by the number of documents a request."""
+    first = result["rows"][0]["documents"]
+    rows = [
+        f"| documents a request | engine, documents/s | of that at {first} | served, documents/s | of that at {first} |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [row["documents"], row["offline_per_s"], row["offline_of_first"]]
+        cells += [row["served_per_s"], row["served_of_first"]]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    told = "Passages of two training sets; rounds alternate, medians. Client and server share the machine; each request "
+    told += "opens a connection of its own."
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/short_requests.py`."])
+
+
 def faults(result: dict[str, Any]) -> str:
     """What was done to a server, and what became of it."""
     head = "| fault | what was done | what clients saw | what the server said | right again after, s |"
@@ -524,6 +540,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "claims": (claims, RESULTS / "claims.json"),
     **{f"claim_{number}": (partial(detail, number=number), RESULTS / "claims.json") for number in range(1, 11)},
     "serve": (serve, RESULTS / "serve.json"),
+    "short_requests": (short_requests, RESULTS / "short_requests.json"),
     "faults": (faults, RESULTS / "faults.json"),
     "exits": (exits, RESULTS / "exits.json"),
     "robustness": (robustness, RESULTS / "robustness.json"),
