@@ -11,6 +11,7 @@
     ├── IndexBusyError        someone else is writing the index just now
     ├── CacheUnreachableError a score cache does not answer; requests go on without it
     ├── LogUnreachableError   the database of a request log does not do what it is asked
+    ├── RemoteError           a service over HTTP gives no usable answer
     └── MissingExtraError     an optional dependency is not installed
 
 Knows: the tree. Refuses to know: who raises what. A message says what is wrong,
@@ -31,6 +32,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ParityError",
+    "RemoteError",
     "SecondpassError",
 ]
 
@@ -81,6 +83,32 @@ class CacheUnreachableError(SecondpassError):
 
 class LogUnreachableError(SecondpassError):
     """The database of a request log cannot be reached, or does not do what it is asked; it may, later."""
+
+
+class RemoteError(SecondpassError):
+    """A service over HTTP gave no usable answer. The message says what it said, and never the key.
+
+    `kind` is "deadline" (the caller's time was up), "timeout" (the service's was), "limit" (a rate limit leaves no
+    time), "status" (an error status, in `status`), "connection" (none, or it was cut) or "answer" (not what was
+    expected). `attempts`, and the `seconds` from the call on, of which `waited_s` were spent waiting.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        status: int | None = None,
+        attempts: int = 0,
+        seconds: float = 0.0,
+        waited_s: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.attempts = attempts
+        self.seconds = seconds
+        self.waited_s = waited_s
 
 
 class MissingExtraError(SecondpassError, ImportError):
