@@ -13,8 +13,8 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "secondpass"
 LEVELS = [
     {"errors"},
     {"types"},
-    {"extras", "weights"},
-    {"cascade", "embedding", "fusion", "registry", "scoring"},
+    {"extras", "sampling", "weights"},
+    {"cascade", "embedding", "fusion", "registry", "scoring", "words"},
     {"testing"},
     {"rerankers", "retrievers", "evaluation"},
     {"training", "monitoring", "demo"},

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from secondpass.errors import InputError
 from secondpass.retrievers.bm25 import BM25, Postings
 from secondpass.retrievers.index import Index
-from secondpass.retrievers.words import words
 from secondpass.testing import check_retriever
 from secondpass.types import Document, Status
+from secondpass.words import words
 
 DOCUMENTS = [
     Document("bees", "Bees find their hive by the sun.", "On bees", {"page": 1, "tags": ["insect", "home"]}),

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from secondpass.evaluation.judging import RUBRICS
 from secondpass.evaluation.wording import clean, counted
-from secondpass.retrievers.words import stemmer_of, stop_words_of, words
 from secondpass.types import Document
+from secondpass.words import stemmer_of, stop_words_of, words
 
 __all__ = ["Sheet", "end_sheet", "help_sheet", "in_full", "on_screen", "sheet"]
 

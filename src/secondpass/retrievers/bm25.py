@@ -21,7 +21,6 @@ import math
 import os
 import time
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +32,8 @@ from numpy.typing import NDArray
 from secondpass.errors import InputError
 from secondpass.retrievers.index import Arrays, Index, Segment, Snapshot
 from secondpass.retrievers.ranked import best, check_question, hits_of, retrieve_many
-from secondpass.retrievers.words import stemmer_of, stop_words_of, words
 from secondpass.types import Document, Ranking, StageTrace
+from secondpass.words import SortedTerms, encoded, stemmer_of, stop_words_of, words
 
 __all__ = ["BM25", "Postings"]
 
@@ -181,7 +180,7 @@ class Postings:
                 df = np.bincount(pairs >> 32, minlength=len(known.numbers))
                 pieces.append(_Piece(df, (pairs & 0xFFFFFFFF).astype(np.int32), tf.astype(np.int32)))
                 block, counts = array("i"), array("q")
-        terms = [_encoded(term) for term in known.numbers]
+        terms = [encoded(term) for term in known.numbers]
         place = {term: at for at, term in enumerate(sorted(terms))}
         rank = np.fromiter(map(place.__getitem__, terms), np.int64, len(terms))
         return _arrays(list(place), [(piece, rank[: len(piece.df)]) for piece in pieces], lengths)
@@ -197,8 +196,8 @@ class Postings:
             df = np.diff(before[arrays["indptr"]])
             renumbered = (np.cumsum(alive) + (begin - 1)).astype(np.int32)
             piece = _Piece(df[df > 0], renumbered[arrays["docs"][keep]], arrays["tf"][keep])
-            blob, offsets = arrays["terms"].tobytes(), arrays["term_offsets"].tolist()
-            found.append((piece, [blob[offsets[at] : offsets[at + 1]] for at in np.flatnonzero(df).tolist()]))
+            table = SortedTerms(arrays["terms"], arrays["term_offsets"])
+            found.append((piece, [table[at] for at in np.flatnonzero(df).tolist()]))
             lengths.append(arrays["lengths"][alive])
             begin += len(lengths[-1])
         terms = sorted(set().union(*(own for _, own in found)))
@@ -244,18 +243,15 @@ def _arrays(
         goes_to = np.repeat(free[rank] - own, piece.df) + np.arange(len(piece.docs))
         docs[goes_to], tf[goes_to] = piece.docs, piece.tf
         free[rank] += piece.df
+    table = SortedTerms.of(terms)
     return {
-        "terms": np.frombuffer(b"".join(terms), np.uint8) if terms else np.zeros(0, np.uint8),
-        "term_offsets": np.concatenate([[0], np.cumsum(np.fromiter(map(len, terms), np.int64, len(terms)))]),
+        "terms": table.blob,
+        "term_offsets": table.offsets,
         "indptr": indptr,
         "docs": docs,
         "tf": tf,
         "lengths": lengths,
     }
-
-
-def _encoded(term: str) -> bytes:
-    return term.encode("utf-8", "surrogatepass")
 
 
 # Scores
@@ -278,7 +274,7 @@ class _Statistics:
         scores = np.zeros(self.snapshot.starts[-1], np.float32)
         unknown = 0
         for term, times in Counter(terms).items():
-            wanted = _encoded(term)
+            wanted = encoded(term)
             met = [(segment, *found) for segment in self._segments if (found := segment.find(wanted)) is not None]
             df = sum(live for _, _, live in met)
             if not df:
@@ -302,17 +298,14 @@ class _Searchable:
         norms = part.k1 * (1 - part.b + part.b * arrays["lengths"] / mean)
         self.norms = np.where(segment.alive, norms, np.inf).astype(np.float32)
         self._alive = None if segment.alive.all() else segment.alive
-        self._terms, self._offsets = arrays["terms"].data, arrays["term_offsets"].data
+        self._terms = SortedTerms(arrays["terms"], arrays["term_offsets"])
 
     def find(self, term: bytes) -> tuple[slice, int] | None:
         """Where the postings of a term lie, and how many are of live documents; None where there are none."""
-        at = bisect_left(range(len(self._offsets) - 1), term, key=self._term)
-        if at == len(self._offsets) - 1 or self._term(at) != term:
+        at = self._terms.find(term)
+        if at is None:
             return None
         where = slice(int(self._indptr[at]), int(self._indptr[at + 1]))
         if self._alive is None:
             return where, where.stop - where.start
         return where, int(np.count_nonzero(self._alive[self.docs[where]]))
-
-    def _term(self, at: int) -> bytes:
-        return bytes(self._terms[self._offsets[at] : self._offsets[at + 1]])

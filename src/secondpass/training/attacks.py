@@ -20,7 +20,7 @@ from functools import partial
 from types import MappingProxyType
 
 from secondpass.errors import InputError
-from secondpass.retrievers.words import stop_words_of, words
+from secondpass.words import stop_words_of, words
 
 __all__ = ["ATTACKS", "NOISES", "ODD", "Attack", "Noise", "attack", "content_words", "noise", "plain"]
 
