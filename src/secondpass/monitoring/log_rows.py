@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from secondpass.monitoring.logged import LONGEST_NAME, Click, Logged, Shown, encoded
+from secondpass.monitoring.logged import LONGEST_NAME, Click, Logged, Shown
+from secondpass.sampling import encoded
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Row, Table

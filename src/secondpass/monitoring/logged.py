@@ -12,7 +12,9 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["LONGEST_NAME", "Click", "Clicked", "Logged", "Shown", "document_digest", "drawn", "encoded"]
+from secondpass.sampling import encoded
+
+__all__ = ["LONGEST_NAME", "Click", "Clicked", "Logged", "Shown", "document_digest"]
 
 LONGEST_NAME = 200  # characters of a request's id, and of a click's kind
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -88,14 +90,3 @@ class Clicked(StrEnum):
 def document_digest(text: str) -> str:
     """The name of a document that has no id: 16 hex digits of the blake2b of its text. The same everywhere."""
     return blake2b(encoded(text), digest_size=8).hexdigest()
-
-
-def drawn(request: str, share: float) -> bool:
-    """Whether a request of this id is in a sample of that share; the same in every process, and on every machine."""
-    digest = blake2b(encoded(request), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < int(share * 2**64)
-
-
-def encoded(text: str) -> bytes:
-    """The bytes that are hashed: different strings stay different, lone surrogates too."""
-    return text.encode("utf-8", "surrogatepass")

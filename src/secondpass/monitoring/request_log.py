@@ -24,7 +24,8 @@ from typing import Literal
 
 from secondpass.errors import InputError, LogUnreachableError
 from secondpass.monitoring.log_store import Store, Written, reason
-from secondpass.monitoring.logged import LONGEST_NAME, Click, Clicked, Logged, Shown, document_digest, drawn
+from secondpass.monitoring.logged import LONGEST_NAME, Click, Clicked, Logged, Shown, document_digest
+from secondpass.sampling import drawn
 
 __all__ = ["Click", "Clicked", "Counts", "Logged", "RequestLog", "Shown", "document_digest"]
 
