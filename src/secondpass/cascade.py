@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from secondpass.errors import InputError, SecondpassError
 from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, Retriever, Scores, StageTrace, Status
 
-__all__ = ["Cascade", "Stage", "reorder"]
+__all__ = ["Cascade", "Stage", "reorder", "stage_name", "unscored"]
 
 
 def reorder(ranking: Ranking, scores: Scores, probabilities: Sequence[float | None] | None = None) -> tuple[Hit, ...]:
@@ -48,9 +48,9 @@ def reorder(ranking: Ranking, scores: Scores, probabilities: Sequence[float | No
         ranking.hits, scores.values, scores.statuses, scores.spans, known, strict=True
     ):
         if status is not Status.SCORED:
-            rest.append(_unscored(hit, status))
+            rest.append(unscored(hit, status))
         elif value is None or not math.isfinite(value):
-            rest.append(_unscored(hit, Status.BAD_SCORE))
+            rest.append(unscored(hit, Status.BAD_SCORE))
         else:
             number = float(value)
             scored.append((number, replace(hit, score=number, status=status, probability=probability, span=span)))
@@ -58,7 +58,8 @@ def reorder(ranking: Ranking, scores: Scores, probabilities: Sequence[float | No
     return (*(hit for _, hit in scored), *rest)
 
 
-def _unscored(hit: Hit, status: Status) -> Hit:
+def unscored(hit: Hit, status: Status) -> Hit:
+    """The hit without what a reranker said of it, but why it is not scored."""
     return replace(hit, score=None, status=status, probability=None, span=None)
 
 
@@ -100,18 +101,18 @@ class Stage:
                 f"{self.reranker!r} got {len(head)} documents and gave back {len(result)}, or other ones; "
                 "a reranker returns exactly what it was given (secondpass.testing.check_reranker shows where it fails)"
             )
-        tail = tuple(_unscored(hit, Status.BEYOND_DEPTH) for hit in ranking.hits[self.depth :])
+        tail = tuple(unscored(hit, Status.BEYOND_DEPTH) for hit in ranking.hits[self.depth :])
         return replace(result, hits=result.hits + tail) if tail else result
 
 
 def _skipped(ranking: Ranking, reranker: Reranker) -> Ranking:
     """What a stage leaves that never started: every hit in its place, and a trace that says why."""
     trace = StageTrace(
-        _stage_name(reranker),
+        stage_name(reranker),
         skipped={Status.DEADLINE.value: len(ranking)},
         skipped_because="time was up before this stage began",
     )
-    hits = tuple(_unscored(hit, Status.DEADLINE) for hit in ranking.hits)
+    hits = tuple(unscored(hit, Status.DEADLINE) for hit in ranking.hits)
     return replace(ranking, hits=hits, trace=(*ranking.trace, trace))
 
 
@@ -163,7 +164,7 @@ class Cascade:
         begun = time.perf_counter()
         found = self.retriever.retrieve(query, count)
         seconds = time.perf_counter() - begun
-        return replace(found, trace=found.trace or (StageTrace(_stage_name(self.retriever), seconds),))
+        return replace(found, trace=found.trace or (StageTrace(stage_name(self.retriever), seconds),))
 
     def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
         """Pass `ranking` through every stage; always a permutation of what was given."""
@@ -178,7 +179,7 @@ class Cascade:
         return " >> ".join([*first, *map(repr, self.stages)]) or "Cascade(None)"
 
 
-def _stage_name(part: object) -> str:
+def stage_name(part: object) -> str:
     """`CrossEncoder` -> `cross-encoder`, as the registry and the traces spell it."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(part).__name__).lower()
 
