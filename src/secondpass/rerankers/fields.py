@@ -9,9 +9,9 @@ import string
 from collections.abc import Callable
 
 from secondpass.errors import InputError
-from secondpass.types import Document
+from secondpass.types import Document, Status
 
-__all__ = ["DEFAULT_TEMPLATE", "renderer"]
+__all__ = ["DEFAULT_TEMPLATE", "obstacle", "renderer"]
 
 DEFAULT_TEMPLATE = "{title} {text}"
 
@@ -51,3 +51,10 @@ def renderer(template: str = DEFAULT_TEMPLATE) -> Callable[[Document], object]:
         ).strip()
 
     return render
+
+
+def obstacle(text: object) -> Status | None:
+    """Why a rendered text cannot be scored by anyone: NOT_TEXT or EMPTY; None where it can."""
+    if not isinstance(text, str):
+        return Status.NOT_TEXT
+    return None if text.strip() else Status.EMPTY
