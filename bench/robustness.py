@@ -5,6 +5,7 @@
 Queries are held-out queries of training sets (the shipped recipe's: seed 13), never test queries: the first --queries
 of each set of which BM25 finds a known answer. A pool is BM25's first --depth passages of the set.
 
+- clean: nDCG@10 of the unchanged texts.
 - attack: documents drawn from BM25's ranks 20 to 50, none a known answer, changed by `training.attacks`. `entered`:
   share of those outside the ranker's top 10 that come into it; `lift`: ranks won; `cut`: share too long to be read
   whole, so that what stands at the end is not seen. The last row is a control: a sentence that claims nothing. What
@@ -18,9 +19,10 @@ of each set of which BM25 finds a known answer. A pool is BM25's first --depth p
 - pairs: a right document in other words against a wrong one that repeats the query's (bench/robustness/
   minimal_pairs.jsonl, written for this bench; nothing is trained or chosen on it). `right`: share won, a tie is half.
 
-BM25's column is the score of the changed text by the statistics of the unchanged collection. Equal scores stand in an
-order drawn by the seed, the same for all rankers: a pool's own order would hand BM25's clean ranking to whoever
-scores nothing. Each measure is the mean over queries with its 95 % BCa interval.
+"uncopied" is the same model with `discount_copies`. BM25's column is the score of the changed text by the statistics of
+the unchanged collection. Equal scores stand in an order drawn by the seed, the same for all rankers: a pool's own order
+would hand BM25's clean ranking to whoever scores nothing. Each measure is the mean over queries with its 95 % BCa
+interval.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from secondpass.evaluation.metrics import evaluate
 from secondpass.evaluation.significance import bootstrap_interval
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.retrievers.bm25 import BM25, Postings
+from secondpass.scoring.cache import MemoryStore
 from secondpass.training.attacks import ATTACKS, NOISES, ODD, attack, content_words, noise
 from secondpass.training.data import read_pairs
 from secondpass.training.recipe import DataSet
@@ -62,6 +65,7 @@ TOP = 10
 SENTENCES = (2, 5, 10)
 SHORT = range(4, 13)  # words of a filler sentence: ten of them and an answer fit the model
 CLAIMS = ("relevant-true", "relevance-score", "instruction")
+COPIES = ("query-before", "query-before-5", "query-after", "query-after-5")
 CONTROL = "neutral"
 NEUTRAL = "This page was last changed on a Tuesday. It is kept in three languages."
 PAIRS = Path(__file__).resolve().parent / "robustness" / "minimal_pairs.jsonl"
@@ -236,6 +240,12 @@ def read_pools(data: Path, name: str, most: int, depth: int) -> tuple[list[Pool]
 # Probes: each yields what one query says
 
 
+def unchanged(pool: Pool, clean: Mapping[str, Scored]) -> Iterable[Outcome]:
+    """What each ranker makes of the pool as it is."""
+    for ranker, scored in clean.items():
+        yield Outcome("clean", "as they are", pool.set, ranker, {"ndcg": ndcg(pool, scored.values)})
+
+
 def attacks(pool: Pool, clean: Mapping[str, Scored], rankers: Mapping[str, Rank]) -> Iterable[Outcome]:
     """Documents from further back, changed to look relevant."""
     there = [i for i in pool.others if i + 1 in RANKS]
@@ -283,7 +293,7 @@ def noises(
         if query == pool.query:
             continue
         for ranker, rank in rankers.items():
-            same = ranker == "model" and alike(pool.query, query)
+            same = ranker in ("model", "uncopied") and alike(pool.query, query)
             values = clean[ranker].values if same else rank(query, pool.texts).values
             drop = ndcg(pool, clean[ranker].values) - ndcg(pool, values)
             yield Outcome("noise", name, pool.set, ranker, {"drop": drop})
@@ -387,7 +397,7 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
 def shown(rows: Sequence[Mapping[str, Any]], probe: str, measure: str) -> str:
     """One table: over all sets with intervals, then model / BM25 of each set."""
     mine = [row for row in rows if row["probe"] == probe]
-    rankers = [ranker for ranker in ("model", "bm25", "overlap") if any(ranker in row for row in mine)]
+    rankers = [ranker for ranker in ("model", "uncopied", "bm25", "overlap") if any(ranker in row for row in mine)]
     sets = [name for name in SETS if any(row["set"] == name for row in mine)]
     by = {(row["name"], row["set"]): row for row in mine}
 
@@ -414,6 +424,7 @@ def shown(rows: Sequence[Mapping[str, Any]], probe: str, measure: str) -> str:
 
 
 TABLES = (
+    ("clean", "ndcg"),
     ("attack", "entered"),
     ("attack", "lift"),
     ("attack", "cut"),
@@ -440,6 +451,7 @@ def promises(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     def one(name: str, value: float, goal: str, holds: bool) -> dict[str, Any]:
         return target(name, None if math.isnan(value) else round(value, 4), goal, holds)
 
+    copied = float(np.max([mean("attack", name, "entered", "uncopied") for name in COPIES]))
     stuffing = [name for name in ATTACKS if name not in (*ODD, *CLAIMS)]
     worst = float(np.max([ahead(name) for name in stuffing]))  # numpy's keeps NaN
     claimed = float(np.max([mean("attack", name, "entered") for name in (*CLAIMS, *ODD)]))
@@ -451,6 +463,7 @@ def promises(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     right = sum(row["mean"] * row["n"] for row in pairs) / sum(row["n"] for row in pairs)
     return [
         one("query or keywords stuffed: share that enters the top 10, worst against BM25's", worst, "≤ 0", worst <= 0),
+        one("query copied, with discount_copies: share that enters the top 10, worst", copied, "≤ .05", copied <= 0.05),
         one("claims and odd characters: share that enters the top 10, worst", claimed, "≤ .05", claimed <= 0.05),
         one("one typo: nDCG@10 lost, against BM25's", typo - lexical, "≤ 0", typo <= lexical),
         one("sentences in front: ranks lost, against the same behind, worst", late, "≤ 1", late <= 1),
@@ -468,8 +481,10 @@ def main() -> None:
     parser.add_argument("--name", default="robustness", help="of the result, so that two models lie side by side")
     parser.add_argument("--dry", action="store_true", help="print only, write nothing")
     options = parser.parse_args()
-    encoder = CrossEncoder(options.model)
+    store = MemoryStore(256_000_000)  # both readings of a pair are computed once
+    encoder = CrossEncoder(options.model, cache=store)
     model = Model(encoder)
+    uncopied = Model(CrossEncoder(options.model, cache=store, discount_copies=True))
     began = time.perf_counter()
     outcomes = list(minimal_pairs(read_minimal_pairs(), model))
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -477,10 +492,11 @@ def main() -> None:
             task = progress.add_task(f"{name}: index", total=None)
             pools, lexical, passages = read_pools(options.data, name, options.queries, options.depth)
             progress.update(task, description=name, total=len(pools))
-            rankers: dict[str, Rank] = {"model": model, "bm25": lexical}
+            rankers: dict[str, Rank] = {"model": model, "uncopied": uncopied, "bm25": lexical}
             for pool in pools:
                 clean = {ranker: rank(pool.query, pool.texts) for ranker, rank in rankers.items()}
                 outcomes += itertools.chain(
+                    unchanged(pool, clean),
                     attacks(pool, clean, rankers),
                     hidden(pool, clean, rankers),
                     noises(pool, clean, rankers, model.reads_alike),

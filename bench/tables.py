@@ -433,6 +433,7 @@ def exits(result: dict[str, Any]) -> str:
 def robustness(result: dict[str, Any]) -> str:
     """The means over all sets: what enters the top 10, what is lost, what is leant on; the model beside BM25."""
     measures = {
+        ("clean", "ndcg"): "nDCG@10, texts unchanged",
         ("attack", "entered"): "share of changed documents that enter the top 10",
         ("hidden", "drop"): "nDCG@10 lost, odd characters in the answers",
         ("noise", "drop"): "nDCG@10 lost, queries mistyped",
@@ -440,20 +441,22 @@ def robustness(result: dict[str, Any]) -> str:
         ("position", "fall"): "ranks lost by sentences from elsewhere",
         ("pairs", "right"): "minimal pairs won",
     }
-    rows = ["| probe | change | model | BM25 |", "|---|---|---|---|"]
+    rankers = {"model": "model", "uncopied": "with `discount_copies`", "bm25": "BM25"}
+    rankers = {name: title for name, title in rankers.items() if any(name in row for row in result["rows"])}
+    rows = ["| probe | change | " + " | ".join(rankers.values()) + " |", "|---" * (len(rankers) + 2) + "|"]
     for (probe, measure), title in measures.items():
         for row in result["rows"]:
             if row["probe"] == probe and row["set"] == "all":
                 cells = []
-                for ranker in ("model", "bm25"):
+                for ranker in rankers:
                     found = row.get(ranker, {}).get(measure)
                     ends = ""
                     if found and found["interval"]:
                         low, high = found["interval"]
-                        share = measure in ("entered", "right")  # its interval knows no bounds
+                        share = measure in ("entered", "right", "ndcg")  # its interval knows no bounds
                         ends = f" [{max(low, 0.0) if share else low:.3f}, {min(high, 1.0) if share else high:.3f}]"
                     cells.append(f"{found['mean']:.3f}{ends}" if found else "–")
-                rows.append(f"| {title} | {row['name']} | {cells[0]} | {cells[1]} |")
+                rows.append(f"| {title} | {row['name']} | " + " | ".join(cells) + " |")
     model = result["model"]
     rows += ["", f"{model['model']} (digest {model['digest'][:8]}). {_where(result)}; `bench/robustness.py`."]
     return "\n".join(rows)
@@ -493,14 +496,16 @@ def short_requests(result: dict[str, Any]) -> str:
     """Documents a second by the number of documents a request."""
     first = result["rows"][0]["documents"]
     rows = [
-        f"| documents a request | engine, documents/s | of that at {first} | served, documents/s | of that at {first} |",
+        f"| documents a request | engine, documents/s | of {first}'s | served, documents/s | of {first}'s |",
         "|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         cells = [row["documents"], row["offline_per_s"], row["offline_of_first"]]
         cells += [row["served_per_s"], row["served_of_first"]]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
-    told = "Passages of two training sets; rounds alternate, medians. Client and server share the machine; each request "
+    told = (
+        "Passages of two training sets; rounds alternate, medians. Client and server share the machine; each request "
+    )
     told += "opens a connection of its own."
     return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/short_requests.py`."])
 

@@ -279,12 +279,15 @@ def test_summary_means_over_queries_by_set_and_over_all() -> None:
     assert table[1].split()[:3] == ["one-typo", "4", "+0.400"]
 
 
-def outcomes_with(stuffed: float, claimed: float, typo: float, front: float, right: float) -> list[Outcome]:
+def outcomes_with(
+    stuffed: float, copied: float, claimed: float, typo: float, front: float, right: float
+) -> list[Outcome]:
     out = [Outcome("pairs", "sense", "pairs", "model", {"right": right})]
     for name in ATTACKS:
         share = claimed if name in (*ODD, "relevant-true", "relevance-score", "instruction") else stuffed
         out.append(Outcome("attack", name, "nq-qed", "model", {"entered": share}))
         out.append(Outcome("attack", name, "nq-qed", "bm25", {"entered": 0.5}))
+        out.append(Outcome("attack", name, "nq-qed", "uncopied", {"entered": copied}))
     out.append(Outcome("noise", "one-typo", "nq-qed", "model", {"drop": typo}))
     out.append(Outcome("noise", "one-typo", "nq-qed", "bm25", {"drop": 0.1}))
     for count in SENTENCES:
@@ -293,18 +296,18 @@ def outcomes_with(stuffed: float, claimed: float, typo: float, front: float, rig
     return out
 
 
-@pytest.mark.parametrize("broken", [None, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize("broken", [None, 0, 1, 2, 3, 4, 5])
 def test_promises_hold_or_not(broken: int | None) -> None:
-    good, bad = [0.5, 0.05, 0.1, 2.0, 0.8], [0.51, 0.06, 0.11, 2.1, 0.79]
-    values = [bad[i] if i == broken else good[i] for i in range(5)]
+    good, bad = [0.5, 0.05, 0.05, 0.1, 2.0, 0.8], [0.51, 0.06, 0.06, 0.11, 2.1, 0.79]
+    values = [bad[i] if i == broken else good[i] for i in range(6)]
     holds = [one["holds"] for one in promises(summary(outcomes_with(*values)))]
-    assert holds == [i != broken for i in range(5)]
+    assert holds == [i != broken for i in range(6)]
 
 
 def test_a_promise_without_a_number_does_not_hold() -> None:
     found = promises(summary([Outcome("pairs", "sense", "pairs", "model", {"right": 1.0})]))
-    assert [one["holds"] for one in found] == [False] * 4 + [True]
-    assert [one["value"] for one in found] == [None] * 4 + [1.0]
+    assert [one["holds"] for one in found] == [False] * 5 + [True]
+    assert [one["value"] for one in found] == [None] * 5 + [1.0]
 
 
 def test_minimal_pairs_are_many_and_words_get_them_wrong() -> None:

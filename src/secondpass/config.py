@@ -107,6 +107,7 @@ class RerankerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheBytes | RedisUrl | None = None
     windows: Count | None = None
     pooling: Literal["max", "mean", "first"] | None = None
+    discount_copies: bool | None = None
     fuse: bool | NotNegative | None = None
     go_on: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None = None
     patience: Count | None = None
@@ -215,10 +216,16 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_log: RequestLogTable = RequestLogTable()
 
 
+def _no_variable(name: str) -> str | None:
+    return None
+
+
 class Config(_Tables, frozen=True):
-    """The tables, their paths made absolute, and the file they came from, for messages."""
+    """The tables, their paths made absolute, the file they came from, for messages, and what the caller knows of the
+    environment: options written "$NAME" are looked up there when they are used, so that no key is in here."""
 
     file: str = "the built-in defaults"
+    variable: Callable[[str], str | None] = _no_variable
 
     @property
     def depth(self) -> int:
@@ -410,8 +417,24 @@ def build_reranker(config: Config, key: str, table: RerankerTable) -> Reranker:
     if twice := chosen.keys() & table.options.keys():
         raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
     cls = _resolve(config, f"{key}.reranker", "reranker", table.reranker)
-    reranker: Reranker = _construct(config, key, cls, {**chosen, **table.options})
+    given = {name: _given(config, f"{key}.options.{name}", value) for name, value in table.options.items()}
+    options = {**chosen, **given}
+    usual = getattr(cls, "key_variable", None)  # of a service: where its key usually is
+    if usual is not None and "key" not in options and (known := config.variable(usual(options))):
+        options["key"] = known
+    reranker: Reranker = _construct(config, key, cls, options)
     return reranker
+
+
+def _given(config: Config, key: str, value: Any) -> Any:
+    """An option's value, "$NAME" looked up. Raises ConfigError where there is no such variable."""
+    name = re.fullmatch(r"\$([A-Za-z_][A-Za-z0-9_]*)", value) if isinstance(value, str) else None
+    if name is None:
+        return value
+    found = config.variable(name[1])
+    if not found:
+        raise ConfigError(f"{config.file}: {key}: the environment has no {name[1]}; set it, or another value")
+    return found
 
 
 def _resolve(config: Config, key: str, kind: Kind, name: str) -> Any:

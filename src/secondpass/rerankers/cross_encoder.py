@@ -24,6 +24,7 @@ from secondpass.rerankers.both_stages import BothStages
 from secondpass.rerankers.fields import DEFAULT_TEMPLATE, renderer
 from secondpass.scoring.cache import Cached, Store, open_store
 from secondpass.scoring.checkpoint import open_checkpoint
+from secondpass.scoring.copies import Uncopied
 from secondpass.scoring.language import language_detail, noted
 from secondpass.scoring.pair_scorer import PairScorer, open_scorer
 from secondpass.scoring.probability import read_calibration
@@ -61,6 +62,8 @@ class CrossEncoder:
             `scoring.windows`; None: by their beginning, as much as fits into `max_length`.
         overlap: what neighbouring windows share, as a share of their tokens.
         pooling: a document's score from its windows': "max", "mean", or "first" (the beginning alone).
+        discount_copies: give a text that holds the query word for word (of four words or more) the lower score of the
+            text with and without it, see `scoring.copies`.
         go_on: for a split encoder: the share of a ranking's documents (at least 20), the best by the head after its
             lower layers and by their first rank, that pass the upper ones in `rerank`; the others follow. 1: all.
         patience: `rerank` scores so many candidates at a time, in the ranking's order, and once so many in a row
@@ -95,6 +98,7 @@ class CrossEncoder:
         windows: int | None = None,
         overlap: float = 0.25,
         pooling: Pooling = "max",
+        discount_copies: bool = False,
         fuse: bool | float = True,
         go_on: float = 1.0,
         patience: int | None = None,
@@ -102,10 +106,10 @@ class CrossEncoder:
     ) -> None:
         if windows is None and pooling == "mean":
             raise InputError("pooling='mean' is of windows; say how many with windows=, or leave pooling out")
-        if go_on != 1 and (cache is not None or windows is not None):
+        if go_on != 1 and (cache is not None or windows is not None or discount_copies):
             raise InputError(
                 "with go_on a document's score depends on the others of its ranking, so it goes with neither cache nor "
-                "windows; leave one of them out"
+                "windows nor discount_copies; leave one of them out"
             )
         self._adaptive = AdaptiveDepth(patience, sure)
         if go_on != 1 and not self._adaptive.off:
@@ -136,6 +140,8 @@ class CrossEncoder:
         if windows is not None:
             tokens, frame = self.scorer.tokens, checkpoint.frame
             self._asked = Windowed(self._asked, tokens, frame, windows=windows, overlap=overlap, pooling=pooling)
+        if discount_copies:
+            self._asked = Uncopied(self._asked)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.name!r})"
