@@ -492,6 +492,18 @@ def serve(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/serve.py`."])
 
 
+def sizes(result: dict[str, Any]) -> str:
+    """What the models that ship take for the same requests."""
+    rows = ["| model | computed in | ms | of secondpass-mini |", "|---|---|---|---|"]
+    rows += [
+        f"| {row['setting']} | {row['precision']} | {row['ms']:.0f} | {row['of_mini']:.2f} |" for row in result["rows"]
+    ]
+    told = (
+        f"100 passages of {result['tokens_a_pair']:.0f} tokens with their query, all cores; ratios by round, medians."
+    )
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/sizes.py`."])
+
+
 def short_requests(result: dict[str, Any]) -> str:
     """Documents a second by the number of documents a request."""
     first = result["rows"][0]["documents"]
@@ -549,6 +561,11 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "faults": (faults, RESULTS / "faults.json"),
     "exits": (exits, RESULTS / "exits.json"),
     "robustness": (robustness, RESULTS / "robustness.json"),
+    "robustness_plain": (robustness, RESULTS / "robustness-plain.json"),
+    "sizes": (sizes, RESULTS / "sizes.json"),
+    "quality_nano": (quality_clean, RESULTS / "quality-nano.json"),
+    "dev_nano": (dev, MODELS / "nano" / "lineage.json"),
+    "calibration_nano": (calibration, MODELS / "nano" / "lineage.json"),
     "calibration": (calibration, MODELS / "mini" / "lineage.json"),
     "dev": (dev, MODELS / "mini" / "lineage.json"),
     "static_dev": (static_dev, MODELS / "static" / "lineage.json"),
