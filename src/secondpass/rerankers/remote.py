@@ -35,6 +35,8 @@ from secondpass.extras import require
 from secondpass.types import NEVER, Deadline
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 __all__ = ["Remote", "Reply"]
@@ -93,7 +95,7 @@ class Remote:
         tokens_per_minute: float | None = None,
         max_bytes: int = 16_000_000,
     ) -> None:
-        require("httpx", extra="hosted", purpose="a hosted reranker")
+        http = require("httpx", extra="hosted", purpose="a hosted reranker")
         self.url = _checked_url(url)
         self.timeout_s = _above(0, "timeout_s", timeout_s, "seconds of a whole call")
         self._key = _checked_key(key)
@@ -107,7 +109,8 @@ class Remote:
         if self._key:
             sent[key_header] = f"Bearer {self._key}" if key_header.lower() == "authorization" else self._key
         retries, concurrency = _whole("retries", retries), _whole("concurrency", concurrency, least=1)
-        self._make: Callable[[], _Line] = lambda: _Line(sent, retries, concurrency, limits, max_bytes)
+        trusted = http.create_ssl_context()  # here, since it takes tens of milliseconds that no call should pay
+        self._make: Callable[[], _Line] = lambda: _Line(sent, trusted, retries, concurrency, limits, max_bytes)
         self._lines: dict[int, _Line] = {}  # by process: neither a thread nor a connection survives a fork
         weakref.finalize(self, _hang_up, self._lines)
 
@@ -151,7 +154,8 @@ class Remote:
         finally:
             for future in asked:
                 future.cancel()
-        return [self._answer(call, future, late) for call, future in zip(calls, asked, strict=True)]
+        over = "deadline" if late or deadline.left else "timeout"
+        return [self._answer(call, future, over) for call, future in zip(calls, asked, strict=True)]
 
     def close(self) -> None:
         """Close connections and end the thread; calls under way fail. A later call opens them anew."""
@@ -159,21 +163,20 @@ class Remote:
         if line is not None:
             line.end(join=True)
 
-    def _answer(self, call: _Call, future: Future[bytes], late: bool) -> Reply | RemoteError:
+    def _answer(self, call: _Call, future: Future[bytes], over: str) -> Reply | RemoteError:
         try:
             raw = future.result()
         except CancelledError:
-            within = "the deadline" if late else f"{self.timeout_s:g} s"
+            within = "before the deadline" if over == "deadline" else f"within {self.timeout_s:g} s"
             last = f"; before that: {call.problem}" if call.problem else ""
-            return self._error(call, f"no answer within {within}{last}", "deadline" if late else "timeout")
+            return self._error(call, f"no answer {within}{last}", over)
         except _Failure as failure:
             return self._error(call, failure.why, failure.kind, failure.status)
         try:
             answer = json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             return self._error(call, f"the answer is not JSON ({error}): {_clean(raw)}", "answer")
-        seconds = time.monotonic() - call.began
-        return Reply(answer, seconds, call.attempts, max(seconds - call.busy_s, 0.0))
+        return Reply(answer, call.seconds, call.attempts, call.waited_s)
 
     def _error(self, call: _Call, why: str, kind: str, status: int | None = None) -> RemoteError:
         message = f"{urlsplit(self.url).netloc}: {why}"
@@ -181,9 +184,14 @@ class Remote:
             message += f" ({call.attempts} attempts)"
         if self._key:
             message = message.replace(self._key, "***")
-        seconds = time.monotonic() - call.began
-        waited = max(seconds - call.busy_s, 0.0)
-        return RemoteError(message, kind=kind, status=status, attempts=call.attempts, seconds=seconds, waited_s=waited)
+        return RemoteError(
+            message,
+            kind=kind,
+            status=status,
+            attempts=call.attempts,
+            seconds=call.seconds,
+            waited_s=call.waited_s,
+        )
 
 
 @dataclass(slots=True)
@@ -195,9 +203,19 @@ class _Call:
     tokens: float
     began: float
     until: float
-    attempts: int = 0
+    entered: float = math.inf  # when it came to the loop, and when it left
+    ended: float = math.inf
     busy_s: float = 0.0
+    attempts: int = 0
     problem: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return min(self.ended, time.monotonic()) - self.began
+
+    @property
+    def waited_s(self) -> float:
+        return max(min(self.ended, time.monotonic()) - self.entered - self.busy_s, 0.0)
 
 
 class _Failure(Exception):
@@ -242,12 +260,14 @@ class _Line:
     def __init__(
         self,
         headers: Mapping[str, str],
+        trusted: ssl.SSLContext,
         retries: int,
         concurrency: int,
         limits: tuple[float | None, float | None],
         max_bytes: int,
     ) -> None:
-        self._headers, self._retries, self._concurrency, self._max_bytes = headers, retries, concurrency, max_bytes
+        self._headers, self._trusted = headers, trusted
+        self._retries, self._concurrency, self._max_bytes = retries, concurrency, max_bytes
         self._windows = [None if limit is None else _Window(limit) for limit in limits]
         self._closed_until = 0.0  # the service has asked not to be called before
         self._slots = asyncio.Semaphore(concurrency)
@@ -255,9 +275,14 @@ class _Line:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._over = False
 
     def begin(self, call: _Call) -> Future[bytes]:
         with self._lock:
+            if self._over:
+                closed: Future[bytes] = Future()
+                closed.set_exception(_Failure("its connections were closed just now", "connection"))
+                return closed
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._client = self._opened()
@@ -269,8 +294,9 @@ class _Line:
 
     def end(self, *, join: bool = False) -> None:
         with self._lock:
-            if self._loop is not None and not self._loop.is_closed():
+            if self._loop is not None and not self._over:
                 self._loop.call_soon_threadsafe(self._loop.stop)
+            self._over = True
         if join and self._thread is not None:
             self._thread.join(10)
 
@@ -279,6 +305,7 @@ class _Line:
         count = self._concurrency
         client: httpx.AsyncClient = http.AsyncClient(
             headers=self._headers,
+            verify=self._trusted,
             timeout=http.Timeout(None, connect=_CONNECT_S),  # the whole call is bounded by who asks
             limits=http.Limits(max_connections=count, max_keepalive_connections=count, keepalive_expiry=30.0),
             follow_redirects=False,
@@ -287,6 +314,13 @@ class _Line:
         return client
 
     async def _ask(self, call: _Call) -> bytes:
+        call.entered = time.monotonic()
+        try:
+            return await self._answered(call)
+        finally:
+            call.ended = time.monotonic()
+
+    async def _answered(self, call: _Call) -> bytes:
         while True:
             async with self._slots:
                 await self._may(call)
@@ -348,7 +382,7 @@ class _Line:
         if good:
             raise _Failure(f"the answer is longer than {self._max_bytes:,} bytes", "answer", status=status)
         if 300 <= status < 400:
-            to = urlsplit(headers.get("location", "")).netloc or "elsewhere"
+            to = headers.get("location", "nowhere").partition("?")[0]
             raise _Failure(
                 f"status {status} sends on to {to[:100]}, where the key does not go", "answer", status=status
             )
