@@ -39,6 +39,7 @@ _Own = TypeVar("_Own")
 
 _KEY_BYTES = 20
 _LEAST_BYTES = 65_536  # some 200 scores; less is a mistake, most likely megabytes meant as bytes
+_NOT_HANDED_ON = (Status.DEADLINE, Status.FAILED)
 _VALUE, _VALUE_AND_SPAN = struct.Struct("<d"), struct.Struct("<dQQ")
 
 
@@ -400,10 +401,10 @@ class Cached:
         return flight, mine, theirs
 
     def _land(self, flight: _Flight, answers: Mapping[bytes, _Answer]) -> None:
-        """Hand answers to those who wait; not that time was up, for that is true of this request only."""
+        """Hand answers to those who wait; not that time was up or the scorer failed: they have tries of their own."""
         air = self._air()
         with air.changed:
-            flight.answers |= {key: row for key, row in answers.items() if row[1] is not Status.DEADLINE}
+            flight.answers |= {key: row for key, row in answers.items() if row[1] not in _NOT_HANDED_ON}
             air.changed.notify_all()
 
     def _leave(self, flight: _Flight, mine: Iterable[bytes]) -> None:

@@ -315,6 +315,7 @@ def _tei_body(asked: Asked, answer: Answer, request: TextEmbeddingsInference) ->
     hits = answer.ranking.hits
     return [
         {"index": int(hit.document.id), "score": score}
+        | ({} if hit.status is Status.SCORED else {"scored": False, "status": str(hit.status)})
         | ({"text": hit.document.text} if asked.echo and isinstance(hit.document.text, str) else {})
         for hit, score in zip(hits, relevances(hits, raw=asked.raw), strict=True)
     ]
