@@ -55,6 +55,7 @@ class Status(StrEnum):
     EMPTY = "empty"  # nothing to score in this document
     NOT_TEXT = "not_text"  # the text is not a string
     BAD_SCORE = "bad_score"  # the model gave NaN or infinity
+    FAILED = "failed"  # the scorer failed: it gave no answer, or none for this document
 
 
 @dataclass(frozen=True, slots=True)
