@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from secondpass import config as settings
+from secondpass.cli.measured import uncached
+from secondpass.cli.settings_text import settings_text
 from secondpass.config import Config, build_cascade, build_retriever, build_stages, find_config, open_collection
 from secondpass.errors import CollectionError, ConfigError, SecondpassError
 from secondpass.retrievers.dense import Dense
@@ -219,6 +221,92 @@ def test_another_package_s_reranker_gets_its_options(tmp_path: Path, monkeypatch
         build_stages(read(tmp_path, "[[stages]]\nreranker = 'reversed'"))
 
 
+WRAPPED = """
+[[stages]]
+reranker = "fallback"
+depth = 7
+options = { reserve_ms = 60, budget_ms = 100 }
+[[stages.rerankers]]
+reranker = "fused"
+options = { method = "convex", weights = [1, 2] }
+[[stages.rerankers.rerankers]]
+model = "mine"
+engine = "onnxruntime"
+threads = 1
+max_length = 32
+[[stages.rerankers.rerankers]]
+model = "mine"
+engine = "onnxruntime"
+threads = 1
+max_length = 64
+[[stages.rerankers]]
+model = "mine"
+engine = "onnxruntime"
+threads = 1
+"""
+
+
+def test_rerankers_around_rerankers(tmp_path: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "mine")
+    found = read(tmp_path, WRAPPED)
+    ((stage,), mine) = build_stages(found), f"CrossEncoder('{(tmp_path / 'mine').resolve()}')"
+    assert repr(stage) == f"Fallback(Fused({mine}, {mine}), {mine}) @ 7"
+    ranking = stage.run(as_ranking("list", ["a list", "a river"]))
+    assert [entry.detail.get("max_length") for entry in ranking.trace] == [32, 64, None]
+    assert [one["weight"] for one in ranking.trace[-1].detail["of"]] == [1 / 3, 2 / 3]
+    again = tmp_path / "again"
+    again.mkdir()
+    assert read(again, settings_text(found)).stages == found.stages
+
+
+def test_measuring_leaves_out_the_caches_of_rerankers_inside(tmp_path: Path) -> None:
+    text = "[[stages]]\nreranker = 'fallback'\n[[stages.rerankers]]\ncache = 100_000\noptions = {cache = 1, x = 2}"
+    notes: list[str] = []
+    ((stage,), (note,)) = uncached(read(tmp_path, text), notes).stages, notes
+    assert (stage.rerankers[0].cache, stage.rerankers[0].options) == (None, {"x": 2})
+    assert "cache of scores is off" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[stages.rerankers]]\ndepth = 3", r"stages\[0\]\.rerankers\[0\]\.depth: unknown key"),
+        ("[[stages.rerankers]]\nmodle = 'm'", r"stages\[0\]\.rerankers\[0\]\.modle: .*did you mean 'model'"),
+        (
+            "[[stages.rerankers]]\n[[stages.rerankers.rerankers]]\n[[stages.rerankers.rerankers]]\nthreads = 0",
+            r"stages\[0\]\.rerankers\[0\]\.rerankers\[1\]\.threads: expected `int` >= 1",
+        ),
+        (
+            "[[stages.rerankers]]\n[[stages.rerankers.rerankers]]\nmodle = 'm'",
+            r"stages\[0\]\.rerankers\[0\]\.rerankers\[0\]\.modle: .*did you mean 'model'",
+        ),
+        (
+            "reranker = 'fallback'\n[[stages.rerankers]]\nreranker = 'nobody'",
+            r"stages\[0\]\.rerankers\[0\]\.reranker: there is no reranker called 'nobody'",
+        ),
+        (
+            "reranker = 'fallback'",
+            r"stages\[0\]: Fallback missing .*'first'; it takes: .*\(other rerankers as \[\[stages\.rerankers\]\]\)",
+        ),
+        (
+            "[[stages.rerankers]]\nreranker = 'fused'",
+            r"stages\[0\]\.rerankers\[0\]: Fused missing .*as \[\[stages\.rerankers\.rerankers\]\]\)",
+        ),
+        (
+            "[[stages.rerankers]]\nmodel = '{tiny}'",
+            r"stages\[0\]\.rerankers: CrossEncoder is not made of others; leave them out",
+        ),
+        (
+            "reranker = 'fallback'\noptions = {{ reserve_ms = 'x' }}\n[[stages.rerankers]]\nmodel = '{tiny}'",
+            r"stages\[0\]: reserve_ms is 'x'; give milliseconds",
+        ),
+    ],
+)
+def test_what_cannot_be_nested_names_the_key(tmp_path: Path, tiny: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"secondpass\.toml: {message}"):
+        build_stages(read(tmp_path, "[[stages]]\n" + text.format(tiny=tiny)))
+
+
 def test_the_collection_is_read_or_its_absence_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the built-in defaults: collection\.path is not set"):
         open_collection(Config())
@@ -261,5 +349,7 @@ def test_every_key_is_in_the_docs_with_its_default() -> None:
 
 def test_the_example_in_the_docs_is_a_valid_file(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```toml\n(.*?)```", page, flags=re.S)
-    assert read(tmp_path, example).stages
+    first, nested = re.findall(r"```toml\n(.*?)```", page, flags=re.S)
+    assert read(tmp_path, first).stages
+    (stage,) = read(tmp_path, nested).stages
+    assert [len(one.rerankers) for one in stage.rerankers] == [0, 2]

@@ -91,9 +91,11 @@ class RetrieverTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RerankerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A reranker by its name in the registry. The other keys that are set go to its constructor."""
+    """A reranker by its name in the registry. The other keys that are set go to its constructor; one that is made of
+    rerankers takes those of `rerankers`, in their order."""
 
     reranker: Text = "cross-encoder"
+    rerankers: tuple[RerankerTable, ...] = ()
     model: Text | None = None
     family: Text | None = None
     instruction: Text | None = None
@@ -269,6 +271,7 @@ def read_config(path: str | Path) -> Config:
         retriever = msgspec.structs.replace(retriever, encoder=str(folder / retriever.encoder))
 
     def placed(table: _R) -> _R:
+        table = msgspec.structs.replace(table, rerankers=tuple(map(placed, table.rerankers)))
         there = table.model is not None and (folder / table.model).is_dir()
         return msgspec.structs.replace(table, model=str(folder / str(table.model))) if there else table
 
@@ -412,7 +415,7 @@ def build_reranker(config: Config, key: str, table: RerankerTable) -> Reranker:
 
     Raises ConfigError, with the key, for an unknown reranker or an option that it does not take.
     """
-    own = [name for name in RerankerTable.__struct_fields__ if name not in ("reranker", "options")]
+    own = [name for name in RerankerTable.__struct_fields__ if name not in ("reranker", "rerankers", "options")]
     chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
     if twice := chosen.keys() & table.options.keys():
         raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
@@ -422,7 +425,10 @@ def build_reranker(config: Config, key: str, table: RerankerTable) -> Reranker:
     usual = getattr(cls, "key_variable", None)  # of a service: where its key usually is
     if usual is not None and "key" not in options and (known := config.variable(usual(options))):
         options["key"] = known
-    reranker: Reranker = _construct(config, key, cls, options)
+    inside = [
+        build_reranker(config, f"{key}.rerankers[{position}]", one) for position, one in enumerate(table.rerankers)
+    ]
+    reranker: Reranker = _construct(config, key, cls, options, inside)
     return reranker
 
 
@@ -444,14 +450,28 @@ def _resolve(config: Config, key: str, kind: Kind, name: str) -> Any:
         raise ConfigError(f"{config.file}: {key}: {error}") from error
 
 
-def _construct(config: Config, key: str, cls: Any, options: Mapping[str, Any]) -> Any:
+def _construct(config: Config, key: str, cls: Any, options: Mapping[str, Any], inside: Sequence[Reranker] = ()) -> Any:
     signature = inspect.signature(cls)
+    of_others = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in signature.parameters.values())
+    if inside and not of_others:
+        raise ConfigError(f"{config.file}: {key}.rerankers: {cls.__name__} is not made of others; leave them out")
     try:
-        signature.bind(**options)
+        signature.bind(*inside, **options)
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "nothing"
-        raise ConfigError(f"{config.file}: {key}: {cls.__name__} {error}; it takes: {takes}") from error
-    return cls(**options)
+        hint = f" (other rerankers as [[{_plain(key)}.rerankers]])" if of_others else ""
+        raise ConfigError(f"{config.file}: {key}: {cls.__name__} {error}; it takes: {takes}{hint}") from error
+    try:
+        return cls(*inside, **options)
+    except ConfigError:
+        raise
+    except InputError as error:
+        raise ConfigError(f"{config.file}: {key}: {error}") from error
+
+
+def _plain(key: str) -> str:
+    """The name of a table: its key without positions."""
+    return re.sub(r"\[\d+\]", "", key)
 
 
 def _explain(message: str) -> str:
@@ -461,11 +481,13 @@ def _explain(message: str) -> str:
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
     if not unknown:
         return f"{key}: {what[0].lower()}{what[1:]}" if key else what
-    table = re.sub(r"\[\d+\]", "", key)
+    table = re.sub(r"(\.rerankers)+$", ".rerankers", _plain(key))
     struct = {
         "collection": CollectionTable,
         "retriever": RetrieverTable,
         "stages": StageTable,
+        "stages.rerankers": RerankerTable,
+        "serve.models.rerankers": RerankerTable,
         "budget": BudgetTable,
         "price": PriceTable,
         "systems": SystemTable,

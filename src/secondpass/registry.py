@@ -28,7 +28,11 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "dense": "secondpass.retrievers.dense:Dense",
         "hybrid": "secondpass.retrievers.hybrid:Hybrid",
     },
-    "reranker": {"cross-encoder": "secondpass.rerankers.cross_encoder:CrossEncoder"},
+    "reranker": {
+        "cross-encoder": "secondpass.rerankers.cross_encoder:CrossEncoder",
+        "fallback": "secondpass.rerankers.fallback:Fallback",
+        "fused": "secondpass.rerankers.fused:Fused",
+    },
 }
 
 

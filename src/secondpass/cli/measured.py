@@ -16,7 +16,7 @@ import msgspec
 from secondpass.cascade import Cascade
 from secondpass.cli.terminal import Update
 from secondpass.cli.views import scored_ids
-from secondpass.config import Config
+from secondpass.config import Config, RerankerTable
 from secondpass.errors import InputError
 from secondpass.evaluation.collections import Collection
 from secondpass.evaluation.wording import counted
@@ -69,10 +69,12 @@ def licences(measured: Measured) -> str:
 def uncached(settings: Config, notes: list[str]) -> Config:
     """The settings without caches of scores, which would make times those of answers that were there before."""
     replaced: Any = msgspec.structs.replace
-    stages = tuple(
-        replaced(stage, cache=None, options={key: value for key, value in stage.options.items() if key != "cache"})
-        for stage in settings.stages
-    )
+
+    def plain(table: RerankerTable) -> RerankerTable:
+        options = {key: value for key, value in table.options.items() if key != "cache"}
+        return replaced(table, cache=None, options=options, rerankers=tuple(map(plain, table.rerankers)))  # type: ignore[no-any-return]
+
+    stages = tuple(map(plain, settings.stages))
     if stages != settings.stages:
         notes.append("the cache of scores is off while measuring: what was scored before would seem to cost nothing")
     return replaced(settings, stages=stages)  # type: ignore[no-any-return]

@@ -20,7 +20,8 @@ __all__ = ["settings_text"]
 def settings_text(config: Config, comments: Iterable[str] = ()) -> str:
     """The file: `comments` on top, then every key that is not at its default, paths made absolute.
 
-    A stage's depth is written always, and `stages = []` where there is none.
+    A stage's depth is written always, and so is the name of a reranker inside another; `stages = []` where there is
+    no stage.
     """
     replace: Any = msgspec.structs.replace
     collection, retriever = config.collection, config.retriever
@@ -31,7 +32,9 @@ def settings_text(config: Config, comments: Iterable[str] = ()) -> str:
     retriever = replace(retriever, encoder=_folder(retriever.encoder))
 
     def placed(tables: Iterable[RerankerTable]) -> tuple[RerankerTable, ...]:
-        return tuple(one if one.model is None else replace(one, model=_folder(one.model)) for one in tables)
+        return tuple(
+            replace(one, model=one.model and _folder(one.model), rerankers=placed(one.rerankers)) for one in tables
+        )
 
     serve = replace(config.serve, models=placed(config.serve.models))
     config = replace(config, collection=collection, retriever=retriever, stages=placed(config.stages), serve=serve)
@@ -51,7 +54,8 @@ def _tables(name: str, value: Any) -> list[str]:
 
 
 def _one(head: str, name: str, table: msgspec.Struct) -> list[str]:
-    keys = _changed(table, ("depth",) if name == "stages" else ())
+    always = {"stages": "depth", "rerankers": "reranker"}  # so that no table of a list is left out as empty
+    keys = _changed(table, [key for last, key in always.items() if name.split(".")[-1] == last])
     inner = [key for key, value in keys.items() if _is_table(value)]
     own = _table(head, {key: value for key, value in keys.items() if key not in inner})
     return [own, *(text for key in inner for text in _tables(f"{name}.{key}", keys[key]))]
