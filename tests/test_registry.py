@@ -10,7 +10,7 @@ from secondpass import registry
 from secondpass.errors import InputError, MissingExtraError
 from secondpass.registry import names, resolve
 
-METHOD = {"retriever": "retrieve", "reranker": "rerank"}
+METHOD = {"retriever": "retrieve", "reranker": "rerank", "selector": "select"}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["retriever", "reranker"])
+@pytest.mark.parametrize("kind", METHOD)
 def test_every_built_in_name_leads_to_what_it_says(kind: registry.Kind) -> None:
     assert names(kind)
     for name in registry._BUILT_IN[kind]:

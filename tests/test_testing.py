@@ -16,8 +16,20 @@ from secondpass.testing import (
     check_pointwise,
     check_reranker,
     check_retriever,
+    check_selector,
 )
-from secondpass.types import NEVER, Deadline, Document, Hit, Ranking, Reranker, Retriever, Status, as_ranking
+from secondpass.types import (
+    NEVER,
+    Deadline,
+    Document,
+    Hit,
+    Ranking,
+    Reranker,
+    Retriever,
+    StageTrace,
+    Status,
+    as_ranking,
+)
 
 
 def test_the_double_keeps_every_promise() -> None:
@@ -467,3 +479,147 @@ def test_a_list_retriever_answers_from_its_lists() -> None:
     assert found.hits[0].first_score == 2.5
     assert retriever.retrieve("q", 1).ids == ("a",)
     assert retriever.retrieve("unknown", 5) == Ranking("unknown")
+
+
+# Selectors
+
+
+class First:
+    """Keeps the first `most`, and keeps every promise."""
+
+    most = 3
+
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        removed = {hit.document.id: "further down" for hit in ranking.hits[self.most :]}
+        return self.told(ranking, ranking.hits[: self.most], removed)
+
+    def told(self, ranking: Ranking, hits: Sequence[Hit], removed: object, **more: object) -> Ranking:
+        detail = {"removed": removed, "kept": len(hits), **more}
+        trace = (*ranking.trace, StageTrace("first", detail=detail))
+        return replace(ranking, hits=tuple(hits), trace=trace)
+
+
+class SilentSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, ranking.hits[:3], {})
+
+
+class TracelessSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return ranking
+
+
+class ForgetfulSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        result = super().select(ranking, deadline=deadline)
+        return replace(result, trace=result.trace[-1:])
+
+
+class UnreasonedSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, ranking.hits[:3], {hit.document.id: " " for hit in ranking.hits[3:]})
+
+
+class ListingSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, ranking.hits[:3], [hit.document.id for hit in ranking.hits[3:]])
+
+
+class BoastfulSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, ranking.hits, {hit.document.id: "gone, or is it" for hit in ranking.hits[3:]})
+
+
+class MiscountingSelector(First):
+    def told(self, ranking: Ranking, hits: Sequence[Hit], removed: object, **more: object) -> Ranking:
+        return super().told(ranking, hits, removed, kept=len(ranking))
+
+
+class InventingSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, (*ranking.hits, Hit(Document("new", "text"))), {})
+
+
+class DoublingSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, ranking.hits * 2, {})
+
+
+class ScoringSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.told(ranking, [replace(hit, score=1.0) for hit in ranking.hits], {})
+
+
+class PairScoringSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        result = super().select(ranking)
+        return replace(result, trace=(*ranking.trace, replace(result.trace[-1], pairs_scored=3)))
+
+
+class RenamingSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return replace(super().select(ranking), query="another")
+
+
+class MutatingSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        for hit in ranking.hits:
+            hit.document.metadata["seen"] = True  # type: ignore[index]
+        return super().select(ranking)
+
+
+class MoodySelector(First):
+    most = 4
+
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        self.most = 7 - self.most
+        return super().select(ranking)
+
+
+class HastySelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        self.most = 1 if deadline.passed else 3
+        return super().select(ranking)
+
+
+class QuietlyLateSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        self.most = 9 if deadline.passed else 3
+        return super().select(ranking)
+
+
+class FailingSelector(First):
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        assert ranking.hits[0].document.id
+        return super().select(ranking)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (SilentSelector, "an ordinary ranking, found: removed without a word: 'd3', 'd4'"),
+        (TracelessSelector, "the trace has no new entry"),
+        (ForgetfulSelector, "earlier entries of the trace were lost"),
+        (UnreasonedSelector, "removed without a reason: 'd3'"),
+        (ListingSelector, "is no mapping from ids to reasons"),
+        (BoastfulSelector, "said to be removed, and not gone: 'd3'"),
+        (MiscountingSelector, "detail\\['kept'\\] is 9, but 3 stay"),
+        (InventingSelector, "documents were invented: 'new'"),
+        (DoublingSelector, "documents were doubled"),
+        (ScoringSelector, "hits came back changed: 'd0'"),
+        (PairScoringSelector, "selecting is not scoring"),
+        (RenamingSelector, "the query or its id has changed"),
+        (MutatingSelector, "has been mutated"),
+        (MoodySelector, "asked twice, it gave two answers"),
+        (HastySelector, "a deadline removes what stays without one: 'd1', 'd2'"),
+        (QuietlyLateSelector, "a deadline makes less go, and the trace does not say so"),
+        (FailingSelector, "an empty ranking, found: the selector failed with IndexError"),
+    ],
+)
+def test_a_broken_promise_of_a_selector_is_named(broken: type[First], says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_selector(broken)
+
+
+def test_a_selector_that_keeps_every_promise_passes() -> None:
+    check_selector(First)

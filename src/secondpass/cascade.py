@@ -1,4 +1,4 @@
-"""The heart: a retriever, then stages that reorder ever better and ever less.
+"""The heart: a retriever, then stages that reorder ever better and ever less, then what goes into a prompt.
 
 Knows: how a ranking passes through stages: depth, budget, order, trace. Refuses to
 know: how anything is scored or found; it sees only the protocols of types.py.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from secondpass.errors import InputError, SecondpassError
-from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, Retriever, Scores, StageTrace, Status
+from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, Retriever, Scores, Selector, StageTrace, Status
 
 __all__ = ["Cascade", "Stage", "reorder", "stage_name", "unscored"]
 
@@ -121,13 +121,21 @@ class Cascade:
 
     `retrieve` is how many candidates to ask the retriever for (None: the largest depth).
     Without a retriever (None) it only reranks, and with one it does that too: a Cascade is
-    itself a Reranker and keeps every Reranker's promises.
+    itself a Reranker and keeps every Reranker's promises. `select` are Selectors, for those who put
+    what is found into a prompt: `search` applies them after the stages, `rerank` never does.
 
         cascade.search("who wrote it", top_k=10, deadline_ms=80) -> Ranking
         cascade.rerank(ranking, deadline=Deadline.after_ms(80))  -> Ranking
+        cascade.select(ranking)                                  -> Ranking
     """
 
-    def __init__(self, retriever: Retriever | None, *stages: Stage, retrieve: int | None = None) -> None:
+    def __init__(
+        self,
+        retriever: Retriever | None,
+        *stages: Stage,
+        retrieve: int | None = None,
+        select: Selector | Sequence[Selector] = (),
+    ) -> None:
         if retriever is not None and not callable(getattr(retriever, "retrieve", None)):
             raise InputError(f"{retriever!r} cannot be the first stage: it has no retrieve(query, k)")
         for stage in stages:
@@ -135,22 +143,27 @@ class Cascade:
                 raise InputError(f"{stage!r} is not a Stage; write Stage({stage!r}, depth=100)")
         if retrieve is not None:
             _check_count("retrieve", retrieve, "the retriever finds at least one candidate")
+        selectors = tuple(select) if isinstance(select, Sequence) else (select,)
+        for selector in selectors:
+            if not callable(getattr(selector, "select", None)):
+                raise InputError(f"{selector!r} cannot select: it has no select(ranking, *, deadline)")
         self.retriever = retriever
         self.stages = stages
+        self.selectors = selectors
         self.candidates = retrieve  # not named `retrieve`: that would make this look like a Retriever
 
     def search(self, query: str, top_k: int = 10, deadline_ms: float | None = None, query_id: str = "") -> Ranking:
         """The best `top_k` documents, `deadline_ms` milliseconds from now at the latest (None: no limit).
 
         Retrieval runs to its end even when that takes longer; a stage that would begin too
-        late is skipped, and one at work stops before the next batch. The trace holds one
-        entry per step, the retrieval first.
+        late is skipped, and one at work stops before the next batch. What is to be selected is selected from all
+        that was ranked, and cut to `top_k` at last. The trace holds one entry per step, the retrieval first.
 
         Raises InputError without a retriever, for a query that is no string, or for a top_k below 1.
         """
         deadline = Deadline.after_ms(deadline_ms)
         found = replace(self.first_stage(query, top_k), query_id=query_id)
-        return self.rerank(found, deadline=deadline).top(top_k)
+        return self.select(self.rerank(found, deadline=deadline), deadline=deadline).top(top_k)
 
     def first_stage(self, query: str, top_k: int = 10) -> Ranking:
         """What the retriever finds: as many candidates as the stages look at, `top_k` at least. See `search`."""
@@ -172,11 +185,27 @@ class Cascade:
             ranking = stage.run(ranking, deadline)
         return ranking
 
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        """Pass `ranking` through every selector; the trace says what each removed, and why.
+
+        Raises SecondpassError where a selector invents, doubles or changes a hit.
+        """
+        for selector in self.selectors:
+            chosen = selector.select(ranking, deadline=deadline)
+            given = {hit.document.id: hit for hit in ranking.hits}
+            if any(given.pop(hit.document.id, None) != hit for hit in chosen.hits):
+                raise SecondpassError(
+                    f"{selector!r} gave back a hit that it was not given, or one twice; a selector removes and moves "
+                    "hits, no more (secondpass.testing.check_selector shows where it fails)"
+                )
+            ranking = chosen
+        return ranking
+
     def __repr__(self) -> str:
         first = [] if self.retriever is None else [repr(self.retriever)]
         if first and self.candidates is not None:
             first = [f"{first[0]} @ {self.candidates}"]
-        return " >> ".join([*first, *map(repr, self.stages)]) or "Cascade(None)"
+        return " >> ".join([*first, *map(repr, (*self.stages, *self.selectors))]) or "Cascade(None)"
 
 
 def stage_name(part: object) -> str:

@@ -1,4 +1,4 @@
-"""Names for retrievers and rerankers: a table, plus what other packages register.
+"""Names for retrievers, rerankers and selectors: a table, plus what other packages register.
 
 Knows: name -> "module:Class". Refuses to know: how anything is built or configured.
 Nothing is imported before its name is asked for.
@@ -20,7 +20,7 @@ from secondpass.errors import InputError, SecondpassError
 
 __all__ = ["Kind", "names", "resolve"]
 
-Kind = Literal["retriever", "reranker"]
+Kind = Literal["retriever", "reranker", "selector"]
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "retriever": {
@@ -32,6 +32,14 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "cross-encoder": "secondpass.rerankers.cross_encoder:CrossEncoder",
         "fallback": "secondpass.rerankers.fallback:Fallback",
         "fused": "secondpass.rerankers.fused:Fused",
+    },
+    "selector": {
+        "mmr": "secondpass.selection.mmr:MMR",
+        "near-duplicates": "secondpass.selection.near_duplicates:NearDuplicates",
+        "parents": "secondpass.selection.parents:Parents",
+        "risk-control": "secondpass.selection.threshold:RiskControl",
+        "threshold": "secondpass.selection.threshold:Threshold",
+        "token-budget": "secondpass.selection.token_budget:TokenBudget",
     },
 }
 

@@ -1,4 +1,4 @@
-"""The promises of rerankers and retrievers, as checks that a plug-in's tests can call.
+"""The promises of rerankers, retrievers and selectors, as checks that a plug-in's tests can call.
 
 Knows: what is promised (types.py says the shapes), and test doubles that keep it.
 Refuses to know: any particular reranker, any test runner.
@@ -20,6 +20,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from secondpass.cascade import Stage, reorder
@@ -33,6 +34,7 @@ from secondpass.types import (
     Reranker,
     Retriever,
     Scores,
+    Selector,
     StageTrace,
     Status,
     as_ranking,
@@ -45,6 +47,7 @@ __all__ = [
     "check_pointwise",
     "check_reranker",
     "check_retriever",
+    "check_selector",
 ]
 
 
@@ -387,6 +390,114 @@ def _check_retrieval(retriever: Retriever, documents: Sequence[Document], query:
         if hit.score is not None:
             _promise(math.isfinite(hit.score) and hit.score <= last, f"{where}: the scores rise at rank {rank}")
             last = hit.score
+
+
+# Selectors
+
+
+def check_selector(make: Callable[[], Selector]) -> None:
+    """Check the promises that every selector makes.
+
+    - What it keeps are hits that it was given, unchanged and none twice, in any order; the query stays;
+      what was handed in is not mutated.
+    - The trace is continued: earlier entries stay, new ones follow. `detail["removed"]` of the new ones
+      gives, by id, a reason for each hit that is gone and for no other; `detail["kept"]` of the last
+      counts those that stay. No pair is scored.
+    - An empty ranking, a single document, documents without scores, probabilities or texts, and odd ones
+      (1 MB, odd Unicode, not text) are no failures.
+    - The same ranking has the same answer.
+    - A deadline removes nothing that would stay without one; where it makes less go, the trace says why.
+
+    Raises AssertionError naming the promise that is broken.
+    """
+    selector = make()
+    cases: dict[str, Callable[[], list[Document]]] = {
+        "an ordinary ranking": _chunks,
+        "a single document": lambda: _chunks()[:1],
+        "an empty ranking": list,
+        "bad documents among good ones": lambda: [*_bad_documents()[:7], *_chunks(), *_bad_documents()[7:]],
+    }
+    for bad in _bad_documents():
+        cases[f"only a bad document ({bad.id})"] = lambda bad=bad: [bad]  # type: ignore[misc]
+    for where, documents in cases.items():
+        for kind, ranked in (("found", _ranking), ("scored", _in_part_scored)):
+            _check_selection(selector, lambda: ranked(documents()), f"{where}, {kind}")  # noqa: B023 - used at once
+
+
+def _chunks() -> list[Document]:
+    """The ordinary documents as chunks of three longer ones, their places in these turned round."""
+    documents = enumerate(_documents())
+    return [replace(one, metadata={**one.metadata, "parent_id": n % 3, "place": -n}) for n, one in documents]
+
+
+def _in_part_scored(documents: Sequence[Document]) -> Ranking:
+    """As a calibrated reranker leaves it that was stopped by a deadline: a third of the hits has no score."""
+    ranking = _ranking(documents)
+    count = len(documents) - len(documents) // 3
+    hits = [
+        replace(hit, score=4.0 - rank, status=Status.SCORED, probability=1 / (1 + math.exp(rank - 4.0)))
+        if rank < count
+        else replace(hit, score=None, status=Status.DEADLINE)
+        for rank, hit in enumerate(ranking.hits)
+    ]
+    told = StageTrace("second stage", 0.5, detail={"model": "a model", "digest": "0" * 32})
+    return replace(ranking, hits=tuple(hits), trace=(*ranking.trace, told))
+
+
+def _check_selection(selector: Selector, ranking: Callable[[], Ranking], where: str) -> None:
+    left = _selection(selector, ranking, where).ids
+    _promise(left == _selection(selector, ranking, where).ids, f"{where}: asked twice, it gave two answers")
+    clocks = [Deadline.after_ms(0), *(Deadline(float(n), ManualClock(tick=1.0)) for n in (1, 2, 3, 5, 8, 13))]
+    for deadline in clocks:
+        late = _selection(selector, ranking, f"{where}, under a deadline", deadline)
+        less, more = set(left) - set(late.ids), set(late.ids) - set(left)
+        _promise(not less, f"{where}: a deadline removes what stays without one: {_some(less)}")
+        _promise(
+            not more or any(entry.skipped_because for entry in late.trace[len(ranking().trace) :]),
+            f"{where}: a deadline makes less go, and the trace does not say so (skipped_because)",
+        )
+
+
+def _selection(selector: Selector, given: Callable[[], Ranking], where: str, deadline: Deadline = NEVER) -> Ranking:
+    """What the selector leaves, after checking what holds for any input."""
+    ranking, untouched = given(), given()
+    try:
+        result = selector.select(ranking, deadline=deadline)
+    except Exception as error:
+        raise AssertionError(f"{where}: the selector failed with {type(error).__name__}: {error}") from error
+    _promise(isinstance(result, Ranking), f"{where}: the result is a {type(result).__name__}, not a Ranking")
+    _promise(ranking == untouched, f"{where}: the ranking that was handed in has been mutated")
+    _promise(
+        (result.query, result.query_id) == (ranking.query, ranking.query_id),
+        f"{where}: the query or its id has changed",
+    )
+    before, after = set(ranking.ids), set(result.ids)
+    _promise(after <= before, f"{where}: documents were invented: {_some(after - before)}")
+    _promise(len(after) == len(result), f"{where}: documents were doubled")
+    originals = {hit.document.id: hit for hit in ranking.hits}
+    changed = [hit.document.id for hit in result.hits if hit != originals[hit.document.id]]
+    _promise(not changed, f"{where}: hits came back changed: {_some(changed)}")
+    kept = len(ranking.trace)
+    _promise(result.trace[:kept] == ranking.trace, f"{where}: earlier entries of the trace were lost or changed")
+    _promise(len(result.trace) > kept, f"{where}: the trace has no new entry; it must say what was removed")
+    removed: dict[str, object] = {}
+    for entry in result.trace[kept:]:
+        _promise(not entry.pairs_scored, f"{where}: the trace tells of scored pairs; selecting is not scoring")
+        _promise(
+            isinstance(entry.detail.get("removed"), Mapping),
+            f"{where}: detail['removed'] of {entry.name!r} is no mapping from ids to reasons",
+        )
+        removed |= entry.detail["removed"]
+    gone = frozenset(before - after)
+    _promise(not (silent := gone - removed.keys()), f"{where}: removed without a word: {_some(silent)}")
+    _promise(not (there := removed.keys() - gone), f"{where}: said to be removed, and not gone: {_some(there)}")
+    empty = [name for name, reason in removed.items() if not (isinstance(reason, str) and reason.strip())]
+    _promise(not empty, f"{where}: removed without a reason: {_some(empty)}")
+    _promise(
+        result.trace[-1].detail.get("kept") == len(result),
+        f"{where}: detail['kept'] is {result.trace[-1].detail.get('kept')!r}, but {len(result)} stay",
+    )
+    return result
 
 
 def _promise(kept: bool, broken: str) -> None:

@@ -1,4 +1,4 @@
-"""The data that flows: documents, hits, rankings, traces, and the three protocols.
+"""The data that flows: documents, hits, rankings, traces, and the four protocols.
 
 Knows: shapes and names. Refuses to know: models, files, engines, how anything is
 computed. Everything here is frozen; a reranker returns a new Ranking and never
@@ -7,6 +7,7 @@ changes the one it was given.
     Retriever.retrieve(query, k)         -> Ranking
     Reranker.rerank(ranking, deadline=…) -> Ranking
     Scorer.score(query, texts, …)        -> Scores
+    Selector.select(ranking, deadline=…) -> Ranking
 
 Position is the order of a ranking. Scores compare only within one stage.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "Retriever",
     "Scorer",
     "Scores",
+    "Selector",
     "StageTrace",
     "Status",
     "as_document",
@@ -253,6 +255,13 @@ class Scorer(Protocol):
     """Text pairs in, one number per pair out; knows nothing of rankings."""
 
     def score(self, query: str, texts: Sequence[str], *, deadline: Deadline = NEVER) -> Scores: ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Says what of a ranking goes into a prompt: removes hits, may move the others, changes none (see testing.py)."""
+
+    def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking: ...
 
 
 def as_document(item: DocumentLike, position: int = 0) -> Document:

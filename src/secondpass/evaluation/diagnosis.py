@@ -28,7 +28,6 @@ trap: only "unjudged on top" is checked there.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,6 +40,7 @@ from secondpass.evaluation.headroom import Headroom, QueryHeadroom
 from secondpass.evaluation.metrics import SAME, Metric, judged, parse_metric
 from secondpass.evaluation.trec import Qrels
 from secondpass.evaluation.wording import counted
+from secondpass.shingles import CONTAINMENT, RESEMBLANCE, Shingles, repeats, shingles, words_of
 from secondpass.types import Document
 
 __all__ = [
@@ -60,15 +60,9 @@ __all__ = [
 
 ON_TOP = 10  # the k of a metric without a cutoff
 SHOWN = 5  # documents of one kind that a finding names, and of one ranking that a side-by-side shows
-RESEMBLANCE = 0.8  # Jaccard; one changed word leaves .71 of a text of twenty words, .85 of forty
-CONTAINMENT = 0.9
-SHINGLE = 3  # words; passages are short, so longer shingles would lose too many to one changed word
-FEWEST_CONTAINED = 8  # shingles: below, a title or a stock phrase would be found everywhere
 MARGIN = 0.1  # of the weight of the query's words: more than a stop word weighs
 POOL_WORDS = 100  # documents that word weights are counted over: keeps a deep pool cheap
 MOST_TEXT = 40_000  # characters compared: about 6,000 words
-
-_find_words = re.compile(r"\w+").findall
 
 
 class Kind(StrEnum):
@@ -309,7 +303,7 @@ def is_copy(text: str, of: str) -> bool:
     Their resemblance (Jaccard) is at least .8; or `text` contains at least .9 of the shingles of the other, when that
     has at least 8. A part of the other text is no copy: it may lack what was asked for.
     """
-    return _repeats(_shingles(text), _shingles(of))
+    return _repeats(shingles(_words(text)), shingles(_words(of)))
 
 
 def label(document: Document, most: int = 120) -> str:
@@ -388,11 +382,11 @@ def _copies(
     suspects = [doc_id for doc_id in on_top if grades.get(doc_id, 0) <= 0]
     if not suspects:
         return {}
-    originals = {doc_id: _shingles(_body(documents[doc_id])) for doc_id in relevant if doc_id in documents}
+    originals = {doc_id: shingles(_words(_body(documents[doc_id]))) for doc_id in relevant if doc_id in documents}
     found: dict[str, str] = {}
     for doc_id in suspects if originals else ():
-        shingles = _shingles(_body(documents.get(doc_id)))
-        match = next((one for one, original in originals.items() if _repeats(shingles, original)), None)
+        own = shingles(_words(_body(documents.get(doc_id))))
+        match = next((one for one, original in originals.items() if _repeats(own, original)), None)
         if match is not None:
             found[doc_id] = match
     known = originals and all(doc_id in documents for doc_id in suspects)
@@ -496,7 +490,7 @@ def _body(document: Document | None) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return _find_words(text[:MOST_TEXT].lower())
+    return words_of(text[:MOST_TEXT])
 
 
 def _holds(text: str, word: str) -> bool:
@@ -514,18 +508,8 @@ def _in_word(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
-    """The three-word runs of a text; one shorter than that is a single run, one without words has none."""
-    words = _words(text)
-    return set(zip(*(words[i:] for i in range(SHINGLE)), strict=False)) or ({tuple(words)} if words else set())
-
-
-def _repeats(shingles: set[tuple[str, ...]], original: set[tuple[str, ...]]) -> bool:
-    if not shingles or not original:
-        return False
+def _repeats(own: Shingles, original: Shingles) -> bool:
     # what cannot reach either share is not worth an intersection
-    if len(shingles) < min(RESEMBLANCE, CONTAINMENT) * len(original):
+    if not own or not original or len(own) < min(RESEMBLANCE, CONTAINMENT) * len(original):
         return False
-    common = len(shingles & original)
-    contained = len(original) >= FEWEST_CONTAINED and common >= CONTAINMENT * len(original)
-    return contained or common >= RESEMBLANCE * (len(shingles) + len(original) - common)
+    return repeats(len(own & original), len(own), len(original))

@@ -74,7 +74,10 @@ class BothStages:
         detail: dict[str, Any] = {"weight": float(f"{weight:.4g}"), "first_scores": count}
         if why:
             detail["why"] = why
-        trace = replace(scores.trace, detail={**scores.trace.detail, "fused": detail})
+        told: dict[str, Any] = {"fused": detail}
+        if self.calibration is not None:
+            told["calibration"] = self.calibration.digest
+        trace = replace(scores.trace, detail={**scores.trace.detail, **told})
         return replace(scores, values=tuple(values), trace=trace), probabilities
 
     def _weigh(self, first: Sequence[float | None], count: int) -> tuple[float, NDArray[np.float64] | None, str]:

@@ -16,6 +16,7 @@ queries 2.8 in place of 0.8, and a fused ranking below the model's own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -91,6 +92,11 @@ class Calibration:
     def weight(self) -> float:
         """What a standard deviation of the first stage's scores is worth, in logits."""
         return self.with_first.first / self.with_first.logit
+
+    @property
+    def digest(self) -> str:
+        """Tells two calibrations apart: a threshold on probabilities holds for one alone."""
+        return hashlib.blake2b(repr((self.alone, self.with_first)).encode(), digest_size=8).hexdigest()
 
 
 def standardised(scores: Sequence[float | None]) -> Float | None:
