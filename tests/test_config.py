@@ -25,6 +25,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "collection": settings.CollectionTable,
     "retriever": settings.RetrieverTable,
     "stages": settings.StageTable,
+    "select": settings.SelectTable,
     "budget": settings.BudgetTable,
     "price": settings.PriceTable,
     "systems": settings.SystemTable,
@@ -59,6 +60,13 @@ def read(folder: Path, text: str) -> Config:
         ("[[stages]]\ncache = 64", r"stages\[0\].cache: expected `int` >= 65536"),
         ("[[stages]]\ncache = 'localhost'", r"stages\[0\].cache: expected `str` matching regex"),
         ("[stages]\ndepth = 3", "stages: expected `array`"),
+        ("[[select]]\nmost = 3", r"select\[0\]: object missing required field `selector`"),
+        (
+            "[[select]]\nselector = 'mmr'\nrelevence = 1",
+            r"select\[0\].relevence: unknown key; did you mean 'relevance'",
+        ),
+        ("[[select]]\nselector = 'threshold'\nprobability = 2", r"select\[0\].probability: expected `float` <= 1"),
+        ("[[select]]\nselector = 'token-budget'\ntokens = 0", r"select\[0\].tokens: expected `int` >= 1"),
         ("[retriever]\nweights = [1]", "retriever.weights: expected `array` of length >= 2"),
         ("[retriever]\nfusion = 'sum'", "retriever.fusion: invalid enum value 'sum'"),
         ("[retriever]\nb = 1.5", "retriever.b: expected `float` <= 1"),
@@ -190,6 +198,24 @@ def test_dense_and_hybrid_are_built_as_the_file_says(tmp_path: Path) -> None:
             "[[stages]]\nmodel = 'm'\noptions = {model = 'n'}",
             r"stages\[0\]\.options\.model is also set as stages\[0\]\.model",
         ),
+        (
+            "[[select]]\nselector = 'mrm'",
+            r"select\[0\]\.selector: there is no selector called 'mrm'; did you mean 'mmr'",
+        ),
+        (
+            "[[select]]\nselector = 'threshold'",
+            r"select\[0\]: Threshold missing .*'probability'; it takes: probability",
+        ),
+        (
+            "[[select]]\nselector = 'mmr'\n[[select]]\nselector = 'mmr'\ntokens = 3",
+            r"select\[1\]: MMR .*'tokens'; it takes: relevance, most, encoder",
+        ),
+        ("[[select]]\nselector = 'mmr'\nmost = 1\noptions = {most = 2}", r"select\[0\]\.options\.most is also set as"),
+        (
+            "[[select]]\nselector = 'token-budget'\ntokens = 9\ntemplate = 'none'",
+            r"select\[0\]: template 'none': name at least one field",
+        ),
+        ("[[select]]\nselector = 'risk-control'\nguarantee = 'g.json'", r"select\[0\]: .*g\.json: cannot be read"),
         ("[retriever]\nname = 'bm26'", r"retriever\.name: there is no retriever called 'bm26'; did you mean 'bm25'"),
         ("[retriever]\noptions = {k = 1}", r"retriever\.options is for other retrievers"),
     ],
@@ -305,6 +331,37 @@ def test_measuring_leaves_out_the_caches_of_rerankers_inside(tmp_path: Path) -> 
 def test_what_cannot_be_nested_names_the_key(tmp_path: Path, tiny: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"secondpass\.toml: {message}"):
         build_stages(read(tmp_path, "[[stages]]\n" + text.format(tiny=tiny)))
+
+
+def test_selectors_come_after_the_stages_in_their_order(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED["secondpass-static"], tmp_path / "vectors")
+    found = read(
+        tmp_path,
+        """
+        stages = []
+        [[select]]
+        selector = "near-duplicates"
+        resemblance = 0.5
+        [[select]]
+        selector = "mmr"
+        most = 2
+        encoder = "vectors"
+        [[select]]
+        selector = "parents"
+        options = { parent = "doc", most = 1 }
+        [[select]]
+        selector = "token-budget"
+        tokens = 6
+        tokenizer = "vectors/tokenizer.json"
+        """,
+    )
+    assert found.select[1].encoder == str(tmp_path / "vectors")
+    cascade = build_cascade(found, DOCUMENTS)
+    assert [type(one).__name__ for one in cascade.selectors] == ["NearDuplicates", "MMR", "Parents", "TokenBudget"]
+    ranking = cascade.search("list of words")
+    assert [step.detail["kept"] for step in ranking.trace[1:]] == [2, 2, 2, 1]
+    assert found.select[3].tokenizer == str(tmp_path / "vectors" / "tokenizer.json")
+    assert not build_cascade(Config(stages=()), DOCUMENTS).selectors
 
 
 def test_the_collection_is_read_or_its_absence_said(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from secondpass.evaluation.collections import Collection
 from secondpass.evaluation.collections import open_collection as open_collection_at
 from secondpass.evaluation.metrics import parse_metric
 from secondpass.registry import Kind, resolve
-from secondpass.types import Document, Reranker, Retriever
+from secondpass.types import Document, Reranker, Retriever, Selector
 
 if TYPE_CHECKING:
     from secondpass.retrievers.index import Index, Part
@@ -37,6 +37,7 @@ __all__ = [
     "RequestLogTable",
     "RerankerTable",
     "RetrieverTable",
+    "SelectTable",
     "ServeTable",
     "ServedTable",
     "ShadowTable",
@@ -47,6 +48,7 @@ __all__ = [
     "build_index",
     "build_reranker",
     "build_retriever",
+    "build_selectors",
     "build_stages",
     "find_config",
     "open_collection",
@@ -122,6 +124,27 @@ class StageTable(RerankerTable, frozen=True):
 
     depth: Count = 100
     budget_ms: NotNegative | None = None
+
+
+class SelectTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[[select]]: a selector by its name in the registry, after the stages. The other keys that are set go to its
+    constructor."""
+
+    selector: Text
+    probability: Share | None = None
+    guarantee: Text | None = None
+    resemblance: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None = None
+    relevance: Share | None = None
+    most: Count | None = None
+    encoder: Text | None = None
+    parent: Text | None = None
+    position: Text | None = None
+    tokens: Count | None = None
+    overhead: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    tokenizer: Text | None = None
+    template: Text | None = None
+    prefix: bool | None = None
+    options: dict[str, Any] = {}
 
 
 class ServedTable(RerankerTable, frozen=True, kw_only=True):
@@ -211,6 +234,7 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collection: CollectionTable = CollectionTable()
     retriever: RetrieverTable = RetrieverTable()
     stages: tuple[StageTable, ...] = (StageTable(),)
+    select: tuple[SelectTable, ...] = ()
     budget: BudgetTable = BudgetTable()
     price: PriceTable = PriceTable()
     systems: tuple[SystemTable, ...] = ()
@@ -275,6 +299,18 @@ def read_config(path: str | Path) -> Config:
         there = table.model is not None and (folder / table.model).is_dir()
         return msgspec.structs.replace(table, model=str(folder / str(table.model))) if there else table
 
+    def found(name: str | None) -> str | None:
+        return str(folder / name) if name is not None and (folder / name).exists() else name
+
+    select = tuple(
+        msgspec.structs.replace(
+            one,
+            guarantee=None if one.guarantee is None else str(folder / one.guarantee),
+            encoder=found(one.encoder),
+            tokenizer=found(one.tokenizer),
+        )
+        for one in tables.select
+    )
     serve = msgspec.structs.replace(
         tables.serve,
         models=tuple(map(placed, tables.serve.models)),
@@ -291,6 +327,7 @@ def read_config(path: str | Path) -> Config:
         collection,
         retriever,
         tuple(map(placed, tables.stages)),
+        select,
         tables.budget,
         tables.price,
         systems,
@@ -318,7 +355,8 @@ def build_cascade(
 ) -> Cascade:
     """The whole pipeline. `documents` and `on_progress` as for `build_retriever`."""
     retriever = build_retriever(config, documents, on_progress=on_progress)
-    return Cascade(retriever, *build_stages(config), retrieve=config.retriever.candidates)
+    stages, select = build_stages(config), build_selectors(config)
+    return Cascade(retriever, *stages, retrieve=config.retriever.candidates, select=select)
 
 
 def build_retriever(
@@ -410,18 +448,28 @@ def build_stages(config: Config) -> tuple[Stage, ...]:
     )
 
 
+def build_selectors(config: Config) -> tuple[Selector, ...]:
+    """The selectors, first to last.
+
+    Raises ConfigError, with the key, for an unknown selector or an option that it does not take.
+    """
+    own = [name for name in SelectTable.__struct_fields__ if name not in ("selector", "options")]
+    made: list[Selector] = []
+    for position, table in enumerate(config.select):
+        key = f"select[{position}]"
+        cls = _resolve(config, f"{key}.selector", "selector", table.selector)
+        made.append(_construct(config, key, cls, _options(config, key, table, own)))
+    return tuple(made)
+
+
 def build_reranker(config: Config, key: str, table: RerankerTable) -> Reranker:
     """The reranker that the table at `key` describes.
 
     Raises ConfigError, with the key, for an unknown reranker or an option that it does not take.
     """
     own = [name for name in RerankerTable.__struct_fields__ if name not in ("reranker", "rerankers", "options")]
-    chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
-    if twice := chosen.keys() & table.options.keys():
-        raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
+    options = _options(config, key, table, own)
     cls = _resolve(config, f"{key}.reranker", "reranker", table.reranker)
-    given = {name: _given(config, f"{key}.options.{name}", value) for name, value in table.options.items()}
-    options = {**chosen, **given}
     usual = getattr(cls, "key_variable", None)  # of a service: where its key usually is
     if usual is not None and "key" not in options and (known := config.variable(usual(options))):
         options["key"] = known
@@ -430,6 +478,14 @@ def build_reranker(config: Config, key: str, table: RerankerTable) -> Reranker:
     ]
     reranker: Reranker = _construct(config, key, cls, options, inside)
     return reranker
+
+
+def _options(config: Config, key: str, table: RerankerTable | SelectTable, own: Sequence[str]) -> dict[str, Any]:
+    """What a constructor is given: those of a table's `own` keys that are set, and its `options`."""
+    chosen = {name: getattr(table, name) for name in own if getattr(table, name) is not None}
+    if twice := chosen.keys() & table.options.keys():
+        raise ConfigError(f"{config.file}: {key}.options.{min(twice)} is also set as {key}.{min(twice)}; keep one")
+    return chosen | {name: _given(config, f"{key}.options.{name}", value) for name, value in table.options.items()}
 
 
 def _given(config: Config, key: str, value: Any) -> Any:
@@ -486,6 +542,7 @@ def _explain(message: str) -> str:
         "collection": CollectionTable,
         "retriever": RetrieverTable,
         "stages": StageTable,
+        "select": SelectTable,
         "stages.rerankers": RerankerTable,
         "serve.models.rerankers": RerankerTable,
         "budget": BudgetTable,
