@@ -251,6 +251,13 @@ def test_every_kind_of_value_is_written_so_that_it_reads_back(tmp_path: Path) ->
         options = { batch_tokens = 128, nested = { deep = [true, "x"] } }
         [[stages]]
         reranker = "other"
+        [[select]]
+        selector = "risk-control"
+        guarantee = "guarantee.json"
+        [[select]]
+        selector = "mmr"
+        relevance = 0.5
+        options = { most = 5 }
         [budget]
         p99_ms = 1e3
         depths = [5, 10]
@@ -264,5 +271,5 @@ def test_every_kind_of_value_is_written_so_that_it_reads_back(tmp_path: Path) ->
     read = read_config(tmp_path / "given.toml")
     (tmp_path / "written.toml").write_text(settings_text(read), encoding="utf-8")
     again = read_config(tmp_path / "written.toml")
-    for name in ("collection", "retriever", "stages", "budget", "price", "systems"):
+    for name in ("collection", "retriever", "stages", "select", "budget", "price", "systems"):
         assert getattr(again, name) == getattr(read, name), name

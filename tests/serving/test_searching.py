@@ -13,6 +13,8 @@ from secondpass.cascade import Cascade, Stage
 from secondpass.monitoring.request_log import RequestLog
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.retrievers.bm25 import BM25
+from secondpass.selection.near_duplicates import NearDuplicates
+from secondpass.selection.token_budget import TokenBudget
 from secondpass.serving.models import Served
 from secondpass.serving.server import Server
 from secondpass.serving.shadow import Shadow
@@ -58,6 +60,29 @@ def test_a_search_that_cannot_be_meant(url: str, body: str) -> None:
     found = httpx.post(f"{url}/v1/search", content=body)
     assert found.status_code == 400
     assert found.json()["message"]
+
+
+def test_what_a_prompt_does_not_need_is_removed_with_a_reason(model: CrossEncoder, log: RequestLog) -> None:
+    twice = [*DOCUMENTS, Document("copy", TEXTS[0])]
+    other = Served("other", lambda: model, preload=False)
+    stages = [Stage(Served("tiny", lambda: model))]
+    cascade = Cascade(BM25.build(twice), *stages, select=[NearDuplicates(), TokenBudget(15)])
+    server = served(model, search=cascade, log=log, shadow=Shadow(other, 1.0))
+    with running(server) as base:
+        found = httpx.post(f"{base}/v1/search", json={"query": "river list file"}).json()
+        eventually(lambda: "secondpass_shadow_overlap_count" in httpx.get(f"{base}/metrics").text)
+        metrics = httpx.get(f"{base}/metrics").text
+    expected = cascade.search("river list file")
+    whole = cascade.rerank(cascade.first_stage("river list file"))
+    assert (len(expected), len(whole)) == (2, 5)
+    assert [one["id"] for one in found["results"]] == list(expected.ids)
+    assert [step["removed"] for step in found["trace"]] == [step.detail.get("removed", {}) for step in expected.trace]
+    assert {"d0", "copy"} & found["trace"][2]["removed"].keys()
+    logged = {one.id.endswith("-shadow"): one for one in log.requests()}
+    assert [one.document for one in logged[False].shown] == list(expected.ids)
+    assert logged[False].digest == model.scorer.checkpoint.digest  # the model's, not the selector's
+    assert [one.document for one in logged[True].shown] == list(whole.ids)
+    assert 'secondpass_shadow_overlap_sum{model="tiny",shadow="other"} 1.0' in metrics  # whole rankings are compared
 
 
 def test_nothing_found_is_an_answer(url: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from secondpass.cascade import Cascade, Stage
-from secondpass.config import Config, RequestLogTable, RerankerTable, build_reranker, build_retriever
+from secondpass.config import Config, RequestLogTable, RerankerTable, build_reranker, build_retriever, build_selectors
 from secondpass.errors import ConfigError, LogUnreachableError
 from secondpass.monitoring.request_log import RequestLog
 from secondpass.rerankers.cross_encoder import CrossEncoder
@@ -103,7 +103,8 @@ def _cascade(config: Config, models: Sequence[tuple[bytes, Served]]) -> Cascade:
         served = by_table.get(_made_of(table))
         reranker: Reranker = served or build_reranker(config, f"stages[{position}]", table)
         stages.append(Stage(reranker, table.depth, table.budget_ms))
-    return Cascade(build_retriever(config), *stages, retrieve=config.retriever.candidates)
+    selectors = build_selectors(config)
+    return Cascade(build_retriever(config), *stages, retrieve=config.retriever.candidates, select=selectors)
 
 
 def _log(table: RequestLogTable) -> RequestLog | None:

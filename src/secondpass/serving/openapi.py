@@ -139,12 +139,13 @@ class FoundDocument(msgspec.Struct):
 
 
 class Step(msgspec.Struct):
-    """What one stage did."""
+    """What one stage did. `removed`: why a selector took documents out, by id."""
 
     name: str
     seconds: float
     scored: int
     because: str
+    removed: dict[str, str]
 
 
 class Searched(msgspec.Struct):

@@ -21,13 +21,14 @@ __all__ = ["Answered", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A request that was answered: its candidates as they came, and as they went; the stages that reranked them by the
-    model's name; seconds: until its body was read, until its answer, and those it had (infinity: any). `named` gives
-    the name that the log knows a document by."""
+    """A request that was answered: its candidates as they came, as they were ranked, and what of them was shown; the
+    stages that reranked them by the model's name; seconds: until its body was read, until its answer, and those it had
+    (infinity: any). `named` gives the name that the log knows a document by."""
 
     path: str
     asked: Ranking
     ranked: Ranking
+    shown: Ranking
     stages: Sequence[tuple[str, StageTrace]]
     reading: float
     took: float
@@ -44,7 +45,7 @@ def keep(server: Server, asker: Asker, answer: Answered) -> None:
             trace, model=name, documents=documents, read=answer.reading, took=answer.took, deadline=deadline
         )
     if server.log is not None:
-        server.log.record(_logged(asker, answer, asker.id, answer.ranked, {}))
+        server.log.record(_logged(asker, answer, asker.id, answer.ranked, answer.shown, {}))
     if server.shadow is not None and answer.stages:
         name, shadow = answer.stages[-1][0], server.shadow
 
@@ -54,13 +55,15 @@ def keep(server: Server, asker: Asker, answer: Answered) -> None:
                 return
             server.metrics.shadowed(name, shadow.served.name, answer.ranked.ids, other.ids)
             if server.log is not None:
-                logged = _logged(asker, answer, f"{asker.id}-shadow", other, {"shadow_of": asker.id})
+                logged = _logged(asker, answer, f"{asker.id}-shadow", other, other, {"shadow_of": asker.id})
                 server.log.record(logged, beside=asker.id)
 
         shadow.offer(asker.id, answer.asked, compared)
 
 
-def _logged(asker: Asker, answer: Answered, request_id: str, ranked: Ranking, more: Mapping[str, Any]) -> Logged:
+def _logged(
+    asker: Asker, answer: Answered, request_id: str, ranked: Ranking, shown: Ranking, more: Mapping[str, Any]
+) -> Logged:
     trace = ranked.trace[-1] if ranked.trace else StageTrace("")
     cost = trace.detail.get("cost", {})
     timings = {"total": answer.took, "read": answer.reading, "rerank": trace.seconds}
@@ -75,7 +78,7 @@ def _logged(asker: Asker, answer: Answered, request_id: str, ranked: Ranking, mo
         deadline_ms=None if answer.patience == math.inf else 1000 * answer.patience,
         timings=timings,
         detail={"path": answer.path, "truncated": trace.truncated, "because": trace.skipped_because, **more},
-        shown=tuple(_shown(place, hit, answer.named(hit.document)) for place, hit in enumerate(ranked.hits, 1)),
+        shown=tuple(_shown(place, hit, answer.named(hit.document)) for place, hit in enumerate(shown.hits, 1)),
     )
 
 

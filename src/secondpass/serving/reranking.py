@@ -55,7 +55,7 @@ async def rerank(server: Server, path: str, asker: Asker) -> Response:
     ranked = await admitted(server, asker, size, patience, lambda until: served.rerank(ranking, deadline=until))
     took = time.perf_counter() - asker.began
     trace = ranked.trace[-1]
-    keep(server, asker, Answered(path, ranking, ranked, [(served.name, trace)], reading, took, patience, _name))
+    keep(server, asker, Answered(path, ranking, ranked, ranked, [(served.name, trace)], reading, took, patience, _name))
     asker.model, asker.digest = served.name, str(trace.detail.get("digest", ""))
     asker.query, asker.texts = asked.query, texts
     asker.documents, asker.scored = len(texts), trace.pairs_scored

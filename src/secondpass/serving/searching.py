@@ -50,7 +50,7 @@ class Clicked(msgspec.Struct):
 
 
 async def search(server: Server, path: str, asker: Asker) -> Response:
-    """Retrieve, then rerank what was found."""
+    """Retrieve, rerank what was found, and select from it as the settings say."""
     cascade = server.search
     if cascade is None:
         raise Failure(404, "this server has no index to search; set retriever.index and start it again")
@@ -72,26 +72,27 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
 
     seconds = await opened(server, size, at_once=all(served.current is not None for served, _ in models))
 
-    def rerank(until: Deadline) -> Ranking:
-        return cascade.rerank(found, deadline=until)
+    def rerank(until: Deadline) -> tuple[Ranking, Ranking]:
+        whole = cascade.rerank(found, deadline=until)
+        return whole, cascade.select(whole, deadline=until)
 
-    ranked = await admitted(server, asker, seconds, patience, rerank)
+    ranked, selected = await admitted(server, asker, seconds, patience, rerank)
     took = time.perf_counter() - asker.began
     traces = ranked.trace[len(found.trace) :]
     stages = [
         (getattr(stage.reranker, "name", trace.name), trace)
         for stage, trace in zip(cascade.stages, traces, strict=False)
     ]
-    shown = ranked.top(wanted.top_k)
-    keep(server, asker, Answered(path, found, shown, stages, reading, took, patience, lambda one: one.id))
+    shown = selected.top(wanted.top_k)
+    keep(server, asker, Answered(path, found, ranked, shown, stages, reading, took, patience, lambda one: one.id))
     asker.query, asker.documents = wanted.query, len(found.hits)
     asker.scored = sum(trace.pairs_scored for trace in traces)
-    asker.span.stages(ranked.trace)
+    asker.span.stages(selected.trace)
     results = [
         _result(hit, relevance, texts=wanted.return_documents)
         for hit, relevance in zip(shown.hits, relevances(shown.hits), strict=True)
     ]
-    body = {"id": asker.id, "object": "list", "results": results, "trace": [_step(trace) for trace in ranked.trace]}
+    body = {"id": asker.id, "object": "list", "results": results, "trace": [_step(trace) for trace in selected.trace]}
     return told(body, headers=timing(asker, reading, sum(trace.seconds for trace in traces), took))
 
 
@@ -108,6 +109,7 @@ def _step(trace: StageTrace) -> dict[str, Any]:
         "seconds": trace.seconds,
         "scored": trace.pairs_scored,
         "because": trace.skipped_because,
+        "removed": trace.detail.get("removed", {}),
     }
 
 
