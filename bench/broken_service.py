@@ -18,7 +18,20 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Action", "Asked", "Service", "answered", "cut", "drip", "hang", "reply", "results", "scored", "slow"]
+__all__ = [
+    "Action",
+    "Asked",
+    "Service",
+    "answered",
+    "cut",
+    "drip",
+    "hang",
+    "pour",
+    "reply",
+    "results",
+    "scored",
+    "slow",
+]
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,13 @@ def cut(asked_bytes: int) -> Action:
         return False
 
     return act
+
+
+def pour(connection: socket.socket, asked: Asked) -> bool:
+    """An answer without end, as fast as it is taken."""
+    connection.sendall(_head(200, 10**12, {}))
+    while True:
+        connection.sendall(b" " * 1_000_000)
 
 
 def hang(connection: socket.socket, asked: Asked) -> bool:

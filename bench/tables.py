@@ -537,6 +537,34 @@ def faults(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told} {_where(result, of)}; `bench/faults.py`."])
 
 
+def hosted_faults(result: dict[str, Any]) -> str:
+    """What a service did to the client, and what became of it."""
+    head = (
+        "| fault | what the service does | requests seen | scored | lost | answered after, ms | of "
+        "| what the trace says |"
+    )
+    rows = [head, "|---" * (head.count("|") - 1) + "|"]
+    for row in result["rows"]:
+        cells = [
+            row["fault"],
+            row["how"],
+            str(row["requests"]),
+            f"{row['scored']} of {row['documents']}",
+            str(row["lost"]),
+            f"{1000 * row['slowest_s']:.0f}",
+            f"{1000 * row['limit_s']:.0f}",
+            row["said"] or "–",
+        ]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " **!**" * (not row["ok"]) + " |")
+    held = sum(row["ok"] for row in result["rows"])
+    told = (
+        f"{result['rows'][0]['documents']} documents in requests of {result['per_request']}, two at once; times are "
+        f"those of the slowest of {result['rounds']} rounds, beside the shorter of timeout and deadline. {held} of "
+        f"{len(result['rows'])} as promised, others are marked **!**."
+    )
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/hosted_faults.py`."])
+
+
 RESULTS = ROOT / "bench" / "results"
 MODELS = ROOT / "src" / "secondpass" / "models"
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
@@ -559,6 +587,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "serve": (serve, RESULTS / "serve.json"),
     "short_requests": (short_requests, RESULTS / "short_requests.json"),
     "faults": (faults, RESULTS / "faults.json"),
+    "hosted_faults": (hosted_faults, RESULTS / "hosted_faults.json"),
     "exits": (exits, RESULTS / "exits.json"),
     "robustness": (robustness, RESULTS / "robustness.json"),
     "robustness_plain": (robustness, RESULTS / "robustness-plain.json"),

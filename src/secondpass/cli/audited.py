@@ -17,7 +17,7 @@ import msgspec
 from secondpass.cascade import Cascade, Stage
 from secondpass.cli.measured import Measured, licences, measure, uncached
 from secondpass.cli.terminal import bar
-from secondpass.cli.views import language_note, looks_foreign, scored_ids
+from secondpass.cli.views import failure, failure_note, language_note, looks_foreign, scored_ids
 from secondpass.config import PARTS_OF, Config, StageTable, build_first_stages, build_stages
 from secondpass.errors import ConfigError
 from secondpass.evaluation.audit import audit, fitted
@@ -67,6 +67,8 @@ def audit_collection(settings: Config, collection: Collection, asked: Asked) -> 
     warned = Counter(filter(None, map(looks_foreign, measured.after.values())))
     if warned.total() > _FOREIGN * len(measured.after):
         notes.append(language_note(warned, len(measured.after)))
+    if failed := Counter(filter(None, map(failure, measured.after.values()))):
+        notes.append(failure_note(failed, len(measured.after)))
     return replace(verdict, sweeps=tuple(swept), notes=(*verdict.notes, *notes))
 
 

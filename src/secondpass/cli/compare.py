@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from secondpass.cli.options import (
     named,
 )
 from secondpass.cli.terminal import bar, print_json, results, say
+from secondpass.cli.views import failure, failure_note
 from secondpass.config import (
     Config,
     SystemTable,
@@ -238,6 +240,8 @@ def _run(
             cascade = Cascade(retriever, *build_stages(pipeline))
             with bar(f"{name} → {model}", len(collection.queries)) as update:
                 measured = measure(cascade, collection.queries, pool, update)
+            if failed := Counter(filter(None, map(failure, measured.after.values()))):
+                notes.append(f"{name} → {model}: {failure_note(failed, len(measured.after))}")
             if alone is None:
                 machine = Price(price.machine_hour, None, price.currency)
                 alone = System(name, measured.baseline, measured.seconds_baseline, machine)

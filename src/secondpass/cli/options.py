@@ -6,6 +6,7 @@ command does with it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,6 +113,7 @@ def configured(
 
     config: Config = replace(
         found,
+        variable=lambda name: os.environ.get(name),  # not the bound method, whose repr shows all of them
         collection=changed(found.collection, path=collection, split=split),
         retriever=changed(found.retriever, index=index, name=retriever),
     )

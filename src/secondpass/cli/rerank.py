@@ -24,7 +24,7 @@ from secondpass.cli.options import (
 from secondpass.cli.requests import read_rankings, read_requests
 from secondpass.cli.resume import JSONL, TREC, skip_finished
 from secondpass.cli.terminal import Update, bar, say, stdout_bytes
-from secondpass.cli.views import language_note, looks_foreign, ranking_line, run_lines
+from secondpass.cli.views import failure, failure_note, language_note, looks_foreign, ranking_line, run_lines
 from secondpass.config import build_stages
 from secondpass.errors import InputError
 from secondpass.evaluation.collections import read_corpus, read_queries
@@ -86,7 +86,7 @@ def command(
         raise InputError(f"{out} exists; add --resume to go on after what it holds, or remove it")
     cascade = Cascade(None, *build_stages(settings))
     source = file if run is None else run
-    warned: Counter[str] = Counter()
+    warned, failed = Counter[str](), Counter[str]()
     answered = 0
     with ExitStack() as stack:
         name, lines, size = _input(stack, source)
@@ -108,8 +108,11 @@ def command(
             progress.on_request()
             answered += 1
             warned.update(filter(None, [looks_foreign(answer)]))
+            failed.update(filter(None, [failure(answer)]))
     if warned:
         say(language_note(warned, answered))
+    if failed:
+        say(failure_note(failed, answered))
 
 
 def rerank_stream(

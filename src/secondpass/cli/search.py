@@ -25,6 +25,8 @@ from secondpass.cli.options import (
 )
 from secondpass.cli.terminal import bar, print_json, results, say, stdout_bytes
 from secondpass.cli.views import (
+    failure,
+    failure_note,
     hits_table,
     language_note,
     looks_foreign,
@@ -107,16 +109,19 @@ def _search_many(
     file: Path | None,
     encode: Callable[[Ranking], bytes],
 ) -> None:
-    warned: Counter[str] = Counter()
+    warned, failed = Counter[str](), Counter[str]()
     with ExitStack() as stack:
         update = stack.enter_context(bar("searching", len(queries)))
         out: IO[bytes] = stack.enter_context(file.open("wb")) if file else stdout_bytes()
         for done, (query_id, text) in enumerate(queries.items(), 1):
             found = cascade.search(text, top_k, deadline_ms, query_id)
             warned.update(filter(None, [looks_foreign(found)]))
+            failed.update(filter(None, [failure(found)]))
             out.write(encode(found))
             update(done)
     if warned:
         say(language_note(warned, len(queries)))
+    if failed:
+        say(failure_note(failed, len(queries)))
     if file:
         say(f"{cascade!r}: {len(queries):,} queries written to {file}")

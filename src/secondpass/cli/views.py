@@ -21,6 +21,8 @@ from secondpass.evaluation.wording import clean, counted
 from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
 __all__ = [
+    "failure",
+    "failure_note",
     "hits_table",
     "language_note",
     "looks_foreign",
@@ -89,6 +91,18 @@ def language_note(warned: Counter[str], total: int) -> str:
         f"{warned.total():,} of {counted(total, 'query', 'queries')} look not {model}, or most of their documents; "
         f"the model was trained on {model} only, so its scores for them may mean little"
     )
+
+
+def failure(ranking: Ranking) -> str:
+    """Why a reranker failed, in whole or in part, as the trace tells it; "" where none did."""
+    return next((str(step.detail["failed"]) for step in ranking.trace if step.detail.get("failed")), "")
+
+
+def failure_note(failed: Counter[str], total: int) -> str:
+    """One sentence on the requests, of so many, for which a reranker failed; `failed` counts them by `failure`."""
+    why, often = failed.most_common(1)[0]
+    others = "" if often == failed.total() else f", {often:,} times; see the traces for others"
+    return f"for {failed.total():,} of {counted(total, 'query', 'queries')} a reranker failed ({why}{others})"
 
 
 def hits_table(ranking: Ranking, *, reranked: bool) -> Table:
