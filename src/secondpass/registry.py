@@ -32,6 +32,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "cross-encoder": "secondpass.rerankers.cross_encoder:CrossEncoder",
         "fallback": "secondpass.rerankers.fallback:Fallback",
         "fused": "secondpass.rerankers.fused:Fused",
+        "hosted": "secondpass.rerankers.hosted:Hosted",
     },
     "selector": {
         "mmr": "secondpass.selection.mmr:MMR",
