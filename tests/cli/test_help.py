@@ -16,8 +16,8 @@ from cli.conftest import Run
 from secondpass.cli import app
 
 COMMANDS = (
-    *("demo", "index", "search", "rerank", "audit", "compare", "tune", "judge", "bench", "serve", "train"),
-    *("export", "models"),
+    *("demo", "index", "search", "rerank", "audit", "compare", "tune", "judge", "calibrate", "bench", "serve"),
+    *("train", "export", "models"),
 )
 
 

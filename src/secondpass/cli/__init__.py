@@ -22,7 +22,22 @@ import typer
 from typer.core import TyperGroup
 
 from secondpass import __version__
-from secondpass.cli import audit, bench, compare, demo, export, index, judge, models, rerank, search, serve, train, tune
+from secondpass.cli import (
+    audit,
+    bench,
+    calibrate,
+    compare,
+    demo,
+    export,
+    index,
+    judge,
+    models,
+    rerank,
+    search,
+    serve,
+    train,
+    tune,
+)
 from secondpass.cli.terminal import say
 from secondpass.errors import SecondpassError
 
@@ -37,6 +52,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "tune": tune,
     "judge": judge,
+    "calibrate": calibrate,
     "bench": bench,
     "serve": serve,
     "train": train,

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from secondpass.cli.terminal import say
 from secondpass.config import Config, StageTable, find_config
 from secondpass.errors import ConfigError
 
@@ -35,6 +36,7 @@ __all__ = [
     "SplitOption",
     "configured",
     "named",
+    "whole_for_a_run",
 ]
 
 ConfigOption = Annotated[
@@ -127,6 +129,13 @@ def configured(
     allowed = stage.allow if allow is None else tuple(allow)
     only = replace(stage, family=family or stage.family, allow=allowed, depth=depth or stage.depth)
     return replace(config, stages=(only,))  # type: ignore[no-any-return]
+
+
+def whole_for_a_run(config: Config) -> Config:
+    """The settings without selectors, which is said: a TREC run is for measuring, so nothing is removed from it."""
+    if config.select:
+        say(f"{config.file}: a TREC run keeps whole rankings, so [[select]] removes nothing from it")
+    return msgspec.structs.replace(config, select=())
 
 
 def named(values: Iterable[str], option: str) -> dict[str, str]:

@@ -20,12 +20,22 @@ from secondpass.cli.options import (
     FamilyOption,
     ModelOption,
     configured,
+    whole_for_a_run,
 )
 from secondpass.cli.requests import read_rankings, read_requests
 from secondpass.cli.resume import JSONL, TREC, skip_finished
 from secondpass.cli.terminal import Update, bar, say, stdout_bytes
-from secondpass.cli.views import failure, failure_note, language_note, looks_foreign, ranking_line, run_lines
-from secondpass.config import build_stages
+from secondpass.cli.views import (
+    failure,
+    failure_note,
+    language_note,
+    looks_foreign,
+    ranking_line,
+    removal_note,
+    removals,
+    run_lines,
+)
+from secondpass.config import build_selectors, build_stages
 from secondpass.errors import InputError
 from secondpass.evaluation.collections import read_corpus, read_queries
 from secondpass.evaluation.lines import opened
@@ -84,9 +94,11 @@ def command(
         raise typer.BadParameter("needs --out FILE", param_hint="--resume")
     if out is not None and out.exists() and not resume:
         raise InputError(f"{out} exists; add --resume to go on after what it holds, or remove it")
-    cascade = Cascade(None, *build_stages(settings))
+    if run is not None:
+        settings = whole_for_a_run(settings)
+    cascade = Cascade(None, *build_stages(settings), select=build_selectors(settings))
     source = file if run is None else run
-    warned, failed = Counter[str](), Counter[str]()
+    warned, failed, removed = Counter[str](), Counter[str](), Counter[str]()
     answered = 0
     with ExitStack() as stack:
         name, lines, size = _input(stack, source)
@@ -109,10 +121,13 @@ def command(
             answered += 1
             warned.update(filter(None, [looks_foreign(answer)]))
             failed.update(filter(None, [failure(answer)]))
+            removed += removals(answer)
     if warned:
         say(language_note(warned, answered))
     if failed:
         say(failure_note(failed, answered))
+    if removed:
+        say(removal_note(removed))
 
 
 def rerank_stream(
@@ -120,7 +135,8 @@ def rerank_stream(
 ) -> Iterator[Ranking]:
     """The answer to each request, before the next one is read; `deadline_ms` is for each."""
     for request in requests:
-        yield cascade.rerank(request, deadline=Deadline.after_ms(deadline_ms)).top(top_k)
+        deadline = Deadline.after_ms(deadline_ms)
+        yield cascade.select(cascade.rerank(request, deadline=deadline), deadline=deadline).top(top_k)
 
 
 class _Progress:

@@ -22,6 +22,7 @@ from secondpass.cli.options import (
     ModelOption,
     RetrieverOption,
     configured,
+    whole_for_a_run,
 )
 from secondpass.cli.terminal import bar, print_json, results, say, stdout_bytes
 from secondpass.cli.views import (
@@ -32,6 +33,9 @@ from secondpass.cli.views import (
     looks_foreign,
     ranking_data,
     ranking_line,
+    removal_note,
+    removals,
+    removed_lines,
     run_lines,
     trace_line,
 )
@@ -81,11 +85,14 @@ def command(
         settings,
         retriever=msgspec.structs.replace(settings.retriever, index=index or settings.retriever.index),
         stages=() if no_rerank else settings.stages,
+        select=() if no_rerank else settings.select,
     )
     if (query is None) == (queries is None):
         raise typer.BadParameter("give one query, or --queries FILE", param_hint="QUERY")
     if run is not None and queries is None:
         raise typer.BadParameter("goes with --queries", param_hint="--run")
+    if queries is not None and not json:
+        settings = whole_for_a_run(settings)
     cascade = build_cascade(settings)
     if query is None:
         encode = (lambda ranking: ranking_line(ranking, trace=True, texts=True)) if json else run_lines
@@ -98,7 +105,11 @@ def command(
         results.print(hits_table(found, reranked=not no_rerank))
         say(trace_line(found))
     else:
-        say("nothing found: no document has anything of this query")
+        removed = removals(found).total()
+        say("nothing found: no document has anything of this query" if not removed else trace_line(found))
+    if not json:
+        for line in removed_lines(found):
+            say(line)
 
 
 def _search_many(
@@ -109,7 +120,7 @@ def _search_many(
     file: Path | None,
     encode: Callable[[Ranking], bytes],
 ) -> None:
-    warned, failed = Counter[str](), Counter[str]()
+    warned, failed, removed = Counter[str](), Counter[str](), Counter[str]()
     with ExitStack() as stack:
         update = stack.enter_context(bar("searching", len(queries)))
         out: IO[bytes] = stack.enter_context(file.open("wb")) if file else stdout_bytes()
@@ -117,11 +128,14 @@ def _search_many(
             found = cascade.search(text, top_k, deadline_ms, query_id)
             warned.update(filter(None, [looks_foreign(found)]))
             failed.update(filter(None, [failure(found)]))
+            removed += removals(found)
             out.write(encode(found))
             update(done)
     if warned:
         say(language_note(warned, len(queries)))
     if failed:
         say(failure_note(failed, len(queries)))
+    if removed:
+        say(removal_note(removed))
     if file:
         say(f"{cascade!r}: {len(queries):,} queries written to {file}")

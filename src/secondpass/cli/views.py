@@ -28,10 +28,15 @@ __all__ = [
     "looks_foreign",
     "ranking_data",
     "ranking_line",
+    "removal_note",
+    "removals",
+    "removed_lines",
     "run_lines",
     "scored_ids",
     "trace_line",
 ]
+
+_REMOVED = 5  # of which people are told why; --json has all
 
 
 def ranking_data(ranking: Ranking, *, trace: bool, texts: bool = False) -> dict[str, Any]:
@@ -105,6 +110,33 @@ def failure_note(failed: Counter[str], total: int) -> str:
     return f"for {failed.total():,} of {counted(total, 'query', 'queries')} a reranker failed ({why}{others})"
 
 
+def removals(ranking: Ranking) -> Counter[str]:
+    """How many documents each selector removed."""
+    found = Counter[str]()
+    for step in ranking.trace:
+        if removed := step.detail.get("removed"):
+            found[step.name] += len(removed)
+    return found
+
+
+def removal_note(removed: Counter[str]) -> str:
+    """One sentence on what selectors removed from many answers; `removed` adds up their `removals`."""
+    by = ", ".join(f"{count:,} by {name}" for name, count in removed.items())
+    return f"{counted(removed.total(), 'document')} removed for prompts: {by}; the traces say which and why"
+
+
+def removed_lines(ranking: Ranking) -> list[str]:
+    """A line for each selector that removed anything: the first ids with their reasons."""
+    lines = []
+    for step in ranking.trace:
+        removed: Mapping[str, str] = step.detail.get("removed", {})
+        if removed:
+            first = [f"{clean(name)} ({clean(reason)})" for name, reason in list(removed.items())[:_REMOVED]]
+            more = f", and {len(removed) - _REMOVED:,} more" if len(removed) > _REMOVED else ""
+            lines.append(f"{step.name} removed {', '.join(first)}{more}")
+    return lines
+
+
 def hits_table(ranking: Ranking, *, reranked: bool) -> Table:
     """Two lines a hit: id and title, then how the text begins. `was` is the first stage's rank."""
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
@@ -129,6 +161,8 @@ def _step(step: StageTrace) -> str:
         parts.append(f"{step.truncated:,} cut to length")
     if step.skipped:
         parts.append(f"unscored ({step.skipped_because or sum(step.skipped.values())})")
+    if "removed" in step.detail:
+        parts.append(f"{len(step.detail['removed']):,} removed")
     if "engine" in step.detail:
         parts.append(f"{step.detail['engine']} {step.detail.get('precision', '')}".rstrip())
     if "language" in step.detail:
