@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -118,17 +119,42 @@ def test_what_fails_is_said(run: Run, tmp_path: Path, beir: Path, index: Path) -
     assert [hit["status"] for line in reranked.out.splitlines() for hit in json.loads(line)["hits"]] == ["failed"] * 6
 
 
-def test_a_service_reranks_what_a_server_searches(tmp_path: Path, index: Path, tiny: Path, service: Service) -> None:
+def test_a_service_behind_a_server(tmp_path: Path, index: Path, tiny: Path, service: Service) -> None:
+    """As a stage of a search behind a cross-encoder, as a model by its name, and as the only one there is."""
     pytest.importorskip("starlette", reason="needs the extra serve")
     import httpx
 
     from secondpass.serving.built import build_server
     from serving.running import running
+    from serving.test_server import eventually
 
     options = f'service = "compatible", url = "{service.url}"'
+    query, texts = "bees in the hive", ["zzz", "the hive", ""]
+    asked = {"query": query, "documents": texts}
+    with closing(Hosted("compatible", url=service.url)) as hosted:
+        expected = hosted.score(query, texts).values
     more = f'[retriever]\nindex = "{index}"\n[[stages]]\nmodel = "{tiny}"\ndepth = 10'
-    server = build_server(read_config(stage(tmp_path, options, more)))
-    with running(server) as url:
-        found = httpx.post(f"{url}/v1/search", json={"query": "bees in the hive"}).json()
+    with running(build_server(read_config(stage(tmp_path, options, more)))) as url:
+        found = httpx.post(f"{url}/v1/search", json={"query": query}).json()
+        names = [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]]
     assert [step["name"] for step in found["trace"]][-1] == "compatible"
-    assert {one["status"] for one in found["results"]} == {"scored"}
+    assert [one["relevance_score"] for one in found["results"]] == [one["score"] for one in found["results"]]
+    assert names == ["model"]
+    named = f'[[serve.models]]\nname = "theirs"\nreranker = "hosted"\noptions = {{ {options} }}'
+    for name, text in (("hosted", ""), ("theirs", named)):
+        with running(build_server(read_config(stage(tmp_path, options, text)))) as url:
+            eventually(lambda url=url: httpx.get(f"{url}/ready").status_code == 200)
+            assert httpx.get(f"{url}/ready").json() == {"status": "ready", "model": name, "digest": ""}
+            assert httpx.get(f"{url}/info").json()["model_id"] == name
+            assert [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]] == [name]
+            metrics = httpx.get(f"{url}/metrics").text
+            answer = httpx.post(f"{url}/v1/rerank", json=asked).json()
+        assert f'secondpass_documents_total{{model="{name}"' not in metrics
+        by_index = {one["index"]: one for one in answer["results"]}
+        assert [by_index[i]["relevance_score"] for i in (0, 1)] == pytest.approx(expected[:2])
+        assert by_index[2]["status"] == "empty"
+    pinned = f'[[serve.models]]\nname = "theirs"\ndigest = "00000000"\nreranker = "hosted"\noptions = {{ {options} }}'
+    with running(build_server(read_config(stage(tmp_path, options, pinned)))) as url:
+        refused = httpx.post(f"{url}/v1/rerank", json=asked)
+    assert refused.status_code == 503
+    assert "it has no weights here" in refused.json()["message"]

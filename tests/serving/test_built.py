@@ -93,7 +93,7 @@ def test_what_is_told_of_it_can_be_kept_from_others(tiny: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("stages = []", "no cross-encoder to serve"),
+        ("stages = []", "no reranker to serve"),
         ('[serve]\ncertificate = "a.pem"', "go together"),
         ('[serve.shadow]\nmodel = "b"', "serve.shadow.model: 'b' is the name of none"),
         ('[[serve.models]]\nname = "a"\nmodel = "x"\n[[serve.models]]\nname = "a"\nmodel = "y"', "a name of its own"),

@@ -138,7 +138,7 @@ def test_a_shadow_sees_what_was_asked_and_changes_nothing(model: CrossEncoder, l
             found = model.rerank(ranking)
             return replace(found, hits=found.hits[::-1])
 
-    other = Served("other", lambda: Backwards(), preload=False)  # type: ignore[arg-type, return-value]
+    other = Served("other", Backwards, preload=False)
     one = Served("tiny", lambda: model)
     with running(Server([one, other], shadow=Shadow(other, 1.0), log=log)) as base:
         answer = httpx.post(f"{base}/v1/rerank", json=ASK).json()

@@ -152,11 +152,14 @@ def test_an_error_is_found_wherever_a_client_looks() -> None:
     scored=st.lists(st.floats(-800, 800), max_size=20).map(lambda scores: sorted(scores, reverse=True)),
     left=st.integers(0, 10),
     raw=st.booleans(),
+    given_already=st.booleans(),
 )
-def test_relevance_never_rises_and_the_unscored_are_below(scored: list[float], left: int, raw: bool) -> None:
+def test_relevance_never_rises_and_the_unscored_are_below(
+    scored: list[float], left: int, raw: bool, given_already: bool
+) -> None:
     hits = [Hit(Document(str(i), "x"), score=score, status=Status.SCORED) for i, score in enumerate(scored)]
     hits += [Hit(Document(f"u{i}", "x"), score=None, status=Status.DEADLINE) for i in range(left)]
-    values = relevances(hits, raw=raw)
+    values = relevances(hits, raw=raw, given=given_already)
     assert values == sorted(values, reverse=True)
     assert raw or all(0 <= value <= 1 for value in values)
     unscored = values[len(scored) :]

@@ -297,6 +297,7 @@ class ServiceScorer:
         detail: dict[str, Any] = {
             "service": self.name,
             "model": self._model or "",
+            "scores": "relevance",
             "requests": len(batches),
             "attempts": told.attempts,
             "waited_s": float(f"{told.waited_s:.4g}"),

@@ -132,8 +132,7 @@ async def _ready(server: Server, request: Request) -> Response:
     if server.unwell:
         return failed(Failure(503, server.unwell, "Unhealthy"))
     default = server.served(None)
-    digest = "" if default.current is None else default.current.scorer.checkpoint.digest
-    return told({"status": "ready", "model": default.name, "digest": digest})
+    return told({"status": "ready", "model": default.name, "digest": default.digest})
 
 
 async def _info(server: Server, path: str, asker: Asker) -> Response:
@@ -141,16 +140,16 @@ async def _info(server: Server, path: str, asker: Asker) -> Response:
     served = server.served(None)
     if served.current is None:
         raise Failure(503, "the model is not open yet", "Unhealthy")
-    scorer = served.current.scorer
+    scorer = served.scorer  # what computes elsewhere has none of these here
     return told(
         {
             "model_id": served.name,
-            "model_sha": scorer.checkpoint.digest,
-            "model_dtype": scorer.engine.precision,
+            "model_sha": served.digest,
+            "model_dtype": "" if scorer is None else scorer.engine.precision,
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
             "max_concurrent_requests": server.limits.requests,
-            "max_input_length": scorer.max_length,
-            "max_batch_tokens": scorer.batch_tokens,
+            "max_input_length": None if scorer is None else scorer.max_length,
+            "max_batch_tokens": None if scorer is None else scorer.batch_tokens,
             "max_client_batch_size": server.limits.documents,
             "auto_truncate": True,
             "version": __version__,
@@ -162,9 +161,9 @@ async def _models(server: Server, path: str, asker: Asker) -> Response:
     """The names that requests may give, as OpenAI's API lists them."""
     models = []
     for served in server.models.values():
-        current = served.current
-        one = {"id": served.name, "object": "model", "owned_by": "secondpass", "open": current is not None}
-        models.append(one if current is None else one | {"digest": current.scorer.checkpoint.digest})
+        here = served.current is not None
+        one = {"id": served.name, "object": "model", "owned_by": "secondpass", "open": here}
+        models.append(one | {"digest": served.digest} if here else one)
     return told({"object": "list", "data": models})
 
 

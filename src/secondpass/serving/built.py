@@ -16,7 +16,6 @@ from secondpass.cascade import Cascade, Stage
 from secondpass.config import Config, RequestLogTable, RerankerTable, build_reranker, build_retriever, build_selectors
 from secondpass.errors import ConfigError, LogUnreachableError
 from secondpass.monitoring.request_log import RequestLog
-from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.serving import logs
 from secondpass.serving.keys import Key, Keys, key_digest
 from secondpass.serving.models import Served
@@ -69,19 +68,30 @@ def build_server(
 
 
 def _models(config: Config) -> list[tuple[bytes, Served]]:
-    """What [[serve.models]] describes, and what of [[stages]] is none of it, the last stage first, with `_made_of`."""
+    """What [[serve.models]] describes, and what of [[stages]] is none of it, the last stage first, with `_made_of`.
+
+    Of the stages cross-encoders, or where nothing else is to be served the last one, whatever it is.
+    """
     found: list[tuple[bytes, Served]] = []
     for position, table in enumerate(config.serve.models):
-        opened = partial(_opened, config, f"serve.models[{position}]", table)
+        opened = partial(build_reranker, config, f"serve.models[{position}]", table)
         found.append((_made_of(table), Served(table.name, opened, digest=table.digest, preload=table.preload)))
-    for position, stage in reversed(list(enumerate(config.stages))):
-        if stage.reranker == "cross-encoder" and _made_of(stage) not in dict(found):
-            name = Path(stage.model).name if stage.model and Path(stage.model).is_dir() else stage.model or DEFAULT
-            opened = partial(_opened, config, f"stages[{position}]", stage)
-            found.append((_made_of(stage), Served(name, opened)))
+    stages = list(enumerate(config.stages))
+    own = [(position, stage) for position, stage in stages if stage.reranker == "cross-encoder"]
+    for position, stage in reversed(own or ([] if found else stages[-1:])):
+        if _made_of(stage) not in dict(found):
+            opened = partial(build_reranker, config, f"stages[{position}]", stage)
+            found.append((_made_of(stage), Served(_name(stage), opened)))
     if not found:
-        raise ConfigError(f"{config.file}: no cross-encoder to serve; name one in [[serve.models]] or [[stages]]")
+        raise ConfigError(f"{config.file}: no reranker to serve; name one in [[serve.models]] or [[stages]]")
     return found
+
+
+def _name(stage: RerankerTable) -> str:
+    """What requests call it where nobody has said."""
+    if stage.model and Path(stage.model).is_dir():
+        return Path(stage.model).name
+    return stage.model or (DEFAULT if stage.reranker == "cross-encoder" else stage.reranker)
 
 
 def _made_of(table: RerankerTable) -> bytes:
@@ -89,15 +99,8 @@ def _made_of(table: RerankerTable) -> bytes:
     return msgspec.json.encode([getattr(table, name) for name in RerankerTable.__struct_fields__])
 
 
-def _opened(config: Config, key: str, table: RerankerTable) -> CrossEncoder:
-    model = build_reranker(config, key, table)
-    if not isinstance(model, CrossEncoder):
-        raise ConfigError(f"{config.file}: {key}.reranker: {model!r} is no cross-encoder, which is what is served")
-    return model
-
-
 def _cascade(config: Config, models: Sequence[tuple[bytes, Served]]) -> Cascade:
-    """What /v1/search runs: the settings' pipeline, its cross-encoders those that are served."""
+    """What /v1/search runs: the settings' pipeline, its rerankers those that are served."""
     stages, by_table = [], dict(reversed(models))
     for position, table in enumerate(config.stages):
         served = by_table.get(_made_of(table))

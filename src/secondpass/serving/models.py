@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from secondpass.errors import ConfigError
 from secondpass.rerankers.cross_encoder import CrossEncoder
-from secondpass.types import NEVER, Deadline, Ranking
+from secondpass.scoring.pair_scorer import PairScorer
+from secondpass.types import NEVER, Deadline, Ranking, Reranker
 
 __all__ = ["Served"]
 
@@ -23,22 +24,30 @@ class Served:
     ready only once it is there.
     """
 
-    def __init__(
-        self, name: str, opened: Callable[[], CrossEncoder], *, digest: str = "", preload: bool = True
-    ) -> None:
+    def __init__(self, name: str, opened: Callable[[], Reranker], *, digest: str = "", preload: bool = True) -> None:
         self.name, self.preload = name, preload
         self._open, self._pinned = opened, digest
         self._loading = threading.Lock()  # held while one is opened, which takes seconds
         self._lock = threading.Lock()  # held for a moment
-        self._current: CrossEncoder | None = None
-        self._users: dict[CrossEncoder, int] = {}  # requests at work on each, those that were exchanged too
+        self._current: Reranker | None = None
+        self._users: dict[Reranker, int] = {}  # requests at work on each, those that were exchanged too
         self.loads = 0
         self._unwell = "not opened yet"
 
     @property
-    def current(self) -> CrossEncoder | None:
+    def current(self) -> Reranker | None:
         """The model that answers now; None before it was opened."""
         return self._current
+
+    @property
+    def scorer(self) -> PairScorer | None:
+        """What computes here in its name; None before it was opened, and for what computes elsewhere."""
+        return _scorer_of(self._current)
+
+    @property
+    def digest(self) -> str:
+        """Of its weights, as far as they are here."""
+        return "" if self.scorer is None else self.scorer.checkpoint.digest
 
     @property
     def unwell(self) -> str:
@@ -46,7 +55,7 @@ class Served:
         return self._unwell if self._current is not None or self.preload else ""
 
     @contextmanager
-    def borrowed(self) -> Iterator[CrossEncoder]:
+    def borrowed(self) -> Iterator[Reranker]:
         """The model, opened if need be; it stays open until it is given back, whatever is put in its place."""
         model = self._taken()
         while model is None:
@@ -67,7 +76,8 @@ class Served:
     def estimate(self, texts: Sequence[object]) -> float:
         """About how many seconds of the whole machine these texts take; opens the model if need be."""
         with self.borrowed() as model:
-            return model.scorer.estimate(texts)
+            scorer = _scorer_of(model)
+            return 0.0 if scorer is None else scorer.estimate(texts)
 
     def load(self) -> None:
         """Open it, unless it is. Raises what opening it raises; the next one who asks tries again."""
@@ -92,9 +102,8 @@ class Served:
         try:
             if self.preload:
                 self.load()
-            model = self._current
-            if model is not None:
-                model.scorer.check_golden(model.scorer.golden)
+            if (scorer := self.scorer) is not None:
+                scorer.check_golden(scorer.golden)
         except Exception as error:  # whatever it is, it is not well
             self._unwell = f"{self.name}: {type(error).__name__}: {error}"
         else:
@@ -110,14 +119,14 @@ class Served:
             self._current = None
         self._close_unused()
 
-    def _taken(self) -> CrossEncoder | None:
+    def _taken(self) -> Reranker | None:
         with self._lock:
             model = self._current
             if model is not None:
                 self._users[model] += 1
             return model
 
-    def _put(self, model: CrossEncoder) -> None:
+    def _put(self, model: Reranker) -> None:
         with self._lock:
             self._current = model
             self._users.setdefault(model, 0)
@@ -131,15 +140,28 @@ class Served:
             for model in unused:
                 del self._users[model]
         for model in unused:
-            model.scorer.close()
+            _close(model)
 
-    def _made(self, opened: Callable[[], CrossEncoder], pinned: str) -> CrossEncoder:
+    def _made(self, opened: Callable[[], Reranker], pinned: str) -> Reranker:
         model = opened()
-        digest = model.scorer.checkpoint.digest
+        scorer = _scorer_of(model)
+        digest = "" if scorer is None else scorer.checkpoint.digest
         if not digest.startswith(pinned):
-            model.scorer.close()
+            _close(model)
+            has = f"its weights have the digest {digest[:16]}…" if digest else "it has no weights here"
             raise ConfigError(
-                f"{self.name}: its weights have the digest {digest[:16]}…, the settings ask for {pinned}; "
-                "put the right weights there, or pin this digest"
+                f"{self.name}: {has}, the settings ask for {pinned}; put the right weights there, or pin this digest"
             )
         return model
+
+
+def _scorer_of(model: Reranker | None) -> PairScorer | None:
+    return model.scorer if isinstance(model, CrossEncoder) else None
+
+
+def _close(model: Reranker) -> None:
+    """Close what holds threads or connections."""
+    scorer = _scorer_of(model)
+    close = getattr(model, "close", None) if scorer is None else scorer.close
+    if callable(close):
+        close()

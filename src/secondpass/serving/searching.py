@@ -20,7 +20,7 @@ from secondpass.serving.models import Served
 from secondpass.serving.recording import Answered, keep
 from secondpass.serving.reranking import check_query, opened, timing
 from secondpass.serving.server import Server
-from secondpass.serving.wire import relevances
+from secondpass.serving.wire import are_relevances, relevances
 from secondpass.types import Deadline, Hit, Ranking, StageTrace
 
 __all__ = ["Clicked", "Search", "click", "search"]
@@ -90,7 +90,9 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
     asker.span.stages(selected.trace)
     results = [
         _result(hit, relevance, texts=wanted.return_documents)
-        for hit, relevance in zip(shown.hits, relevances(shown.hits), strict=True)
+        for hit, relevance in zip(
+            shown.hits, relevances(shown.hits, given=are_relevances(ranked.trace[-1])), strict=True
+        )
     ]
     body = {"id": asker.id, "object": "list", "results": results, "trace": [_step(trace) for trace in selected.trace]}
     return told(body, headers=timing(asker, reading, sum(trace.seconds for trace in traces), took))

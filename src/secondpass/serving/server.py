@@ -151,9 +151,7 @@ class Server:
 
     def _gauges(self) -> Gauges:
         def now(served: Served) -> Model:
-            model = served.current
-            digest = "" if model is None else model.scorer.checkpoint.digest
-            return Model(model is not None and not served.unwell, served.loads, digest)
+            return Model(served.current is not None and not served.unwell, served.loads, served.digest)
 
         models = {name: now(served) for name, served in self.models.items()}
         log = None if self.log is None else self.log.counts

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 import msgspec
 
 from secondpass.errors import InputError
-from secondpass.types import Document, Hit, Ranking, Status
+from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
-__all__ = ["FORMATS", "Answer", "Asked", "Format", "failure", "read"]
+__all__ = ["FORMATS", "Answer", "Asked", "Format", "are_relevances", "failure", "read", "relevances"]
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0.0)]
@@ -162,20 +162,31 @@ def _named(item: Mapping[str, Any]) -> dict[str, str]:
     return {"id": str(item["id"])} if isinstance(item.get("id"), str | int) else {}
 
 
-def relevances(hits: Sequence[Hit], *, raw: bool = False) -> list[float]:
+def relevances(hits: Sequence[Hit], *, raw: bool = False, given: bool = False) -> list[float]:
     """A number for each hit of a ranking, never rising: P(relevant) where there is one, else the sigmoid of the score;
-    or the score itself. What was not scored follows below the lowest that was, further down each."""
+    or the score itself, where that is wanted (`raw`), or where it is one already (`given`; within 0 and 1). What was
+    not scored follows below the lowest that was, further down each."""
     scored = [hit.status is Status.SCORED for hit in hits]
     values: list[float] = []
     for hit, known in zip(hits, scored, strict=True):
         if known:
-            values.append(_score_of(hit) if raw else _relevance(hit))
+            values.append(_score_of(hit) if raw else min(max(_score_of(hit), 0.0), 1.0) if given else _relevance(hit))
     left = len(hits) - len(values)
     lowest = min(values, default=0.0 if raw else 1e-6)
     step = 1.0 if raw else lowest / (left + 1)
     found = iter(values)
     below = iter([lowest - (k + 1) * step for k in range(left)])
     return [next(found if known else below) for known in scored]
+
+
+def are_relevances(trace: StageTrace) -> bool:
+    """Whether the scores of the stage are relevances, as those of services are where nothing was added to them."""
+    added = trace.detail.get("fused", {}).get("weight")
+    return trace.detail.get("scores") == "relevance" and not added
+
+
+def _relevances(ranking: Ranking, *, raw: bool = False) -> list[float]:
+    return relevances(ranking.hits, raw=raw, given=are_relevances(ranking.trace[-1]))
 
 
 def _relevance(hit: Hit) -> float:
@@ -267,7 +278,7 @@ def _body(asked: Asked, answer: Answer, request: Any) -> dict[str, Any]:
     hits = answer.ranking.hits
     tokens = answer.ranking.trace[-1].tokens
     results, data = [], []
-    for hit, relevance in list(zip(hits, relevances(hits), strict=True))[: asked.top]:
+    for hit, relevance in list(zip(hits, _relevances(answer.ranking), strict=True))[: asked.top]:
         index, text = int(hit.document.id), hit.document.text
         one: dict[str, Any] = {"index": index, "relevance_score": relevance}
         if hit.status is not Status.SCORED:
@@ -317,7 +328,7 @@ def _tei_body(asked: Asked, answer: Answer, request: TextEmbeddingsInference) ->
         {"index": int(hit.document.id), "score": score}
         | ({} if hit.status is Status.SCORED else {"scored": False, "status": str(hit.status)})
         | ({"text": hit.document.text} if asked.echo and isinstance(hit.document.text, str) else {})
-        for hit, score in zip(hits, relevances(hits, raw=asked.raw), strict=True)
+        for hit, score in zip(hits, _relevances(answer.ranking, raw=asked.raw), strict=True)
     ]
 
 
@@ -337,7 +348,7 @@ def _score(body: VLLMScore) -> Asked:
 
 def _score_body(asked: Asked, answer: Answer, request: VLLMScore) -> dict[str, Any]:
     hits, tokens = answer.ranking.hits, answer.ranking.trace[-1].tokens
-    by_index = {int(hit.document.id): value for hit, value in zip(hits, relevances(hits), strict=True)}
+    by_index = {int(hit.document.id): value for hit, value in zip(hits, _relevances(answer.ranking), strict=True)}
     return {
         "id": answer.id,
         "object": "list",
