@@ -33,6 +33,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "fallback": "secondpass.rerankers.fallback:Fallback",
         "fused": "secondpass.rerankers.fused:Fused",
         "hosted": "secondpass.rerankers.hosted:Hosted",
+        "listwise": "secondpass.rerankers.listwise:Listwise",
     },
     "selector": {
         "mmr": "secondpass.selection.mmr:MMR",
