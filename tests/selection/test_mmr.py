@@ -113,6 +113,8 @@ def test_what_cannot_be_meant() -> None:
     for most in (0, -1, 2.5, True):
         with pytest.raises(InputError, match="most is"):
             MMR(most=most)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="encoder is 5"):
+        MMR(encoder=5)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="nowhere"):
         MMR(encoder="nowhere")
 

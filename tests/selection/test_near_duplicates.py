@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from secondpass.errors import InputError
 from secondpass.evaluation.diagnosis import is_copy
 from secondpass.selection.near_duplicates import NearDuplicates
+from secondpass.shingles import repeats, shingles, words_of
 from secondpass.testing import ManualClock
 from secondpass.types import Deadline
 from selection.drawn import gone, ranking, texts_st
@@ -16,17 +17,33 @@ from selection.drawn import gone, ranking, texts_st
 LONG = "bees find the way back to their hive by the sun and by the look of the land around it"
 
 
-@given(st.lists(texts_st, max_size=12))
-def test_what_a_comparison_of_all_pairs_would_remove(texts: list[str]) -> None:
+BASE = [f"word{n}" for n in range(30)]
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> str:
+    """A stretch of one text, now and then with a word changed: parts and copies of each other are common."""
+    begin = draw(st.integers(0, 12))
+    words = BASE[begin : draw(st.integers(begin, 30))]
+    for place in draw(st.lists(st.integers(0, 29), max_size=2)):
+        words[place : place + 1] = ["changed"] if place < len(words) else []
+    return " ".join(words)
+
+
+@given(st.lists(st.one_of(texts_st, pieces()), max_size=12), st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.95, 1.0]))
+def test_what_a_comparison_of_all_pairs_would_remove(texts: list[str], resemblance: float) -> None:
     kept: list[int] = []
     copies = {}
-    for i, text in enumerate(texts):
-        originals = [j for j in kept if is_copy(texts[j], text)]  # what stands further up says all of this one
+    runs = [shingles(words_of(text)) for text in texts]
+    for i in range(len(texts)):
+        # what stands further up says all of this one
+        originals = [j for j in kept if repeats(len(runs[j] & runs[i]), len(runs[j]), len(runs[i]), resemblance)]
+        assert resemblance != 0.8 or originals == [j for j in kept if is_copy(texts[j], texts[i])]
         if originals:
             copies[i] = originals[0]
         else:
             kept.append(i)
-    chosen = NearDuplicates().select(ranking(texts))
+    chosen = NearDuplicates(resemblance).select(ranking(texts))
     assert chosen.ids == tuple(map(str, kept))
     assert gone(chosen).keys() == {str(i) for i in copies}
     for i, original in copies.items():
@@ -44,6 +61,8 @@ def test_a_part_goes_and_what_says_more_stays() -> None:
     part = " ".join(LONG.split()[:12])
     assert NearDuplicates().select(ranking([LONG, part])).ids == ("0",)
     assert NearDuplicates().select(ranking([part, LONG])).ids == ("0", "1")
+    nearly = " ".join([*LONG.split()[:15], "moon"])  # 13 of its 14 runs
+    assert NearDuplicates(1.0).select(ranking([LONG, nearly])).ids == ("0",)
 
 
 def test_the_resemblance_decides() -> None:

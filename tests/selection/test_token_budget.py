@@ -111,6 +111,8 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
             TokenBudget(tokens)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="overhead is -1"):
         TokenBudget(10, overhead=-1)
+    with pytest.raises(InputError, match="tokenizer is 5"):
+        TokenBudget(10, tokenizer=5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="template"):
         TokenBudget(10, template="no field")
     with pytest.raises(ModelError, match="nowhere"):

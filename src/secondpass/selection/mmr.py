@@ -53,6 +53,8 @@ class MMR:
         if self.most is not None and (not isinstance(self.most, int) or isinstance(self.most, bool) or self.most < 1):
             raise InputError(f"most is {self.most!r}; give how many may stay, from 1 up, or None for all")
         opened = open_encoder(self.encoder) if isinstance(self.encoder, str | Path) else self.encoder
+        if not callable(getattr(opened, "encode", None)):
+            raise InputError(f"encoder is {opened!r}; give an embedding.Encoder, or a model by name or folder")
         object.__setattr__(self, "_encoder", opened)
 
     def select(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
@@ -89,7 +91,7 @@ class MMR:
 
 
 def _relevances(scored: list[Hit]) -> tuple[NDArray[np.float64], str]:
-    """What each is worth, from 0 to 1, and what that was taken from."""
+    """What each is worth, from 0 to 1 as a cosine (scores of a stage may be anything), and what that was taken from."""
     if not scored:
         return np.zeros(0), "no document has a score"
     probabilities = [hit.probability for hit in scored if hit.probability is not None]

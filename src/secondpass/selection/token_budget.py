@@ -54,6 +54,10 @@ class TokenBudget:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} is {value!r}; give a whole number of tokens, from {least} up")
         count = counter(self.tokenizer) if isinstance(self.tokenizer, str | Path) else self.tokenizer
+        if not callable(count):
+            raise InputError(
+                f"tokenizer is {count!r}; give a model by name or folder, or a function from text to a number"
+            )
         object.__setattr__(self, "_count", count)
         object.__setattr__(self, "_render", renderer(self.template))
 
