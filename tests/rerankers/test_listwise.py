@@ -367,6 +367,7 @@ def test_the_price_table_is_of_openai_s_own_endpoint() -> None:
         ({"price": {"amount": 1}}, "price is not one"),
         ({"without": "temperature"}, "without is 'temperature'; name any of 'temperature', 'max_tokens', in a list"),
         ({"without": ["model"]}, "without is"),
+        ({"extra": {"since": object()}}, "extra is no JSON"),
         ({"extra": {"messages": []}}, "extra holds model, messages or stream"),
         ({"url": "localhost"}, "not the URL of a service"),
     ],

@@ -127,6 +127,13 @@ def test_a_callback_that_raises_leaves_room_for_the_next() -> None:
     assert shadow.counts == {"compared": 20, "failed": 0, "left_out": 0}
 
 
+def test_answers_go_on_when_it_is_closed() -> None:
+    shadow = Shadow(OverlapReranker(), OverlapReranker(), 1.0)
+    shadow.close()
+    assert shadow.rerank(RANKING).hits == OverlapReranker().rerank(RANKING).hits
+    assert shadow.counts == {"compared": 0, "failed": 0, "left_out": 1}
+
+
 @pytest.mark.parametrize("sample", [0.0, 0.3, 1.0])
 def test_the_sample_is_drawn_by_the_query_and_always_the_same(sample: float) -> None:
     def compared(by_id: bool) -> list[str]:

@@ -137,7 +137,7 @@ class _Member:
         """
         stage = Stage(self.reranker, max(len(ranking), 1))
         seconds = deadline.remaining() + late
-        if seconds == math.inf:
+        if seconds == math.inf or deadline.passed:  # nothing to wait for, or a stage that does not begin
             return stage.run(ranking, deadline)
         if self._not_back >= _LEFT_ALONE:
             raise _NotBack(f"{self._not_back} earlier attempts are not back, so it was not asked")

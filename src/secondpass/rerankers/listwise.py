@@ -9,6 +9,7 @@ passages are shown together (`listwise_windows`), connections (`remote`), and wh
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections import Counter
@@ -102,6 +103,10 @@ class Listwise:
             raise InputError(f"without is {without!r}; name any of {', '.join(map(repr, _OPTIONAL))}, in a list")
         if extra and not extra.keys().isdisjoint(("model", "messages", "stream")):
             raise InputError("extra holds model, messages or stream, which are not to be set; leave them out")
+        try:
+            json.dumps(extra, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"extra is no JSON ({error}); it goes into the requests as it is") from error
         self._render = renderer(template)
         self.model, self.method, self.window, self.stride, self.words = model, method, window, stride, words
         self.price = chat.price_of(self.remote.url, model) if price is None else chat.as_chat_price(price)

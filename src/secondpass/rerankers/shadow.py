@@ -44,13 +44,17 @@ class Candidate:
     def offer(self, key: str, ranking: Ranking, done: Callable[[Ranking | Exception], object]) -> bool | None:
         """Rerank `ranking` some time and call `done` with the result, or with what went wrong; whether it will be.
 
-        None: the `key` is not in the sample. False: so many wait already.
+        None: the `key` is not in the sample. False: so many wait already, or this is closed.
         """
         if not drawn(key, self._sample):
             return None
         if not self._room.acquire(blocking=False):
             return False
-        self._thread.submit(self._compare, ranking, done)
+        try:
+            self._thread.submit(self._compare, ranking, done)
+        except RuntimeError:  # shut down, perhaps with the interpreter
+            self._room.release()
+            return False
         return True
 
     def _compare(self, ranking: Ranking, done: Callable[[Ranking | Exception], object]) -> None:
@@ -102,7 +106,7 @@ class Shadow:
     @property
     def counts(self) -> Mapping[str, int]:
         """How many rankings were `compared`, in how many the candidate `failed`, and how many were drawn but
-        `left_out`, because too many waited."""
+        `left_out`, because too many waited or it is closed."""
         with self._lock:
             return {name: self._counts[name] for name in ("compared", "failed", "left_out")}
 
