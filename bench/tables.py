@@ -430,6 +430,40 @@ def exits(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told}, of all candidates' as 1. {_where(result)}; `bench/exits.py`."])
 
 
+def selection(result: dict[str, Any]) -> str:
+    """What a guaranteed threshold costs and saves, beside a fixed top k of its size; what becomes of it elsewhere."""
+    rows = [
+        "| collection | α | calibrated on | relevant removed, mean (90 % of the halves) | top k as long removes "
+        "| of 100 candidates stay | of their tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        low, high = row["risk_90"]
+        rows.append(
+            f"| {row['collection']} | {row['alpha']:g} | {row['calibrated_on']} queries | {row['risk']:.3f} "
+            f"({low:.3f} to {high:.3f}) | {row['risk_of_top_k']:.3f} | {row['documents']:.0f} | {row['tokens']:.0%} |"
+        )
+    elsewhere = "; ".join(f"{one['from']} → {one['to']} {one['risk']:.3f}" for one in result["across"])
+    names = list(dict.fromkeys(row["selector"] for row in result["times"]))
+    spans = []
+    for name in names:
+        taken = [row["ms"] for row in result["times"] if row["selector"] == name]
+        spans.append(f"{name} {min(taken):g} to {max(taken):g}")
+    model = result["model"]
+    rows += [
+        "",
+        f"Elsewhere nothing is promised. Calibrated at α = {result['across'][0]['alpha']:g} on one collection and "
+        f"tried on another, the share of relevant candidates removed is: {elsewhere}.",
+        "",
+        f"Milliseconds of processor time for 100 candidates, by collection: {'; '.join(spans)}.",
+        "",
+        f"BM25's first 100 reranked by {model['model']} (digest {model['digest'][:8]}, {model['precision']} on "
+        f"{model['engine']}); queries with a relevant candidate, {result['splits']:,} times half to calibrate and half "
+        f"to try. {_where(result)}; `bench/selection.py`.",
+    ]
+    return "\n".join(rows)
+
+
 def robustness(result: dict[str, Any]) -> str:
     """The means over all sets: what enters the top 10, what is lost, what is leant on; the model beside BM25."""
     measures = {
@@ -588,6 +622,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "short_requests": (short_requests, RESULTS / "short_requests.json"),
     "faults": (faults, RESULTS / "faults.json"),
     "hosted_faults": (hosted_faults, RESULTS / "hosted_faults.json"),
+    "selection": (selection, RESULTS / "selection.json"),
     "exits": (exits, RESULTS / "exits.json"),
     "robustness": (robustness, RESULTS / "robustness.json"),
     "robustness_plain": (robustness, RESULTS / "robustness-plain.json"),
