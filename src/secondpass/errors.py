@@ -97,7 +97,7 @@ class RemoteError(SecondpassError):
         self,
         message: str,
         *,
-        kind: str,
+        kind: str = "connection",
         status: int | None = None,
         attempts: int = 0,
         seconds: float = 0.0,

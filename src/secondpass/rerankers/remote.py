@@ -43,7 +43,8 @@ __all__ = ["Remote", "Reply"]
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _CONNECT_S = 3.0  # a host that does not take a connection by then takes none
-_SAID = 300  # characters of a service's error that are told
+_SAID = 400  # characters of a service's error that are told
+_ALONE_S = 60.0  # the longest that a service is left alone by all calls, whatever it asks for
 _ERROR_BYTES = 65_536
 _LOOK_S = 0.05  # how often it is looked whether the caller has left
 
@@ -172,6 +173,8 @@ class Remote:
             return self._error(call, f"no answer {within}{last}", over)
         except _Failure as failure:
             return self._error(call, failure.why, failure.kind, failure.status)
+        except Exception as error:  # whatever it is, who asked gets an answer
+            return self._error(call, _told(error), "connection")
         try:
             answer = json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -179,13 +182,11 @@ class Remote:
         return Reply(answer, call.seconds, call.attempts, call.waited_s)
 
     def _error(self, call: _Call, why: str, kind: str, status: int | None = None) -> RemoteError:
-        message = f"{urlsplit(self.url).netloc}: {why}"
-        if call.attempts > 1:
-            message += f" ({call.attempts} attempts)"
-        if self._key:
-            message = message.replace(self._key, "***")
+        why = why.replace(self._key, "***") if self._key else why  # before it is cut, for a part of it is too much
+        why = why if len(why) <= _SAID else why[:_SAID] + "…"
+        often = f" ({call.attempts} attempts)" if call.attempts > 1 else ""
         return RemoteError(
-            message,
+            f"{urlsplit(self.url).netloc}: {why}{often}",
             kind=kind,
             status=status,
             attempts=call.attempts,
@@ -237,20 +238,20 @@ class _Window:
     total: float = 0.0
 
     def free_at(self, amount: float, now: float) -> float:
-        """When so much may be spent, from now on; infinity where it is more than the limit."""
+        """When so much may be spent, after all that is booked; infinity where it is more than the limit."""
         if amount > self.limit:
             return math.inf
         while self.booked and self.booked[0][0] <= now - 60.0:
             self.total -= self.booked.popleft()[1]
-        at, over = now, self.total + amount - self.limit
+        at, over = max(now, self.booked[-1][0] if self.booked else now), self.total + amount - self.limit
         for then, spent in self.booked:
             if over <= 0:
                 break
-            at, over = then + 60.0, over - spent
+            at, over = max(at, then + 60.0), over - spent
         return at
 
-    def book(self, amount: float, now: float) -> None:
-        self.booked.append((now, amount))
+    def book(self, amount: float, at: float) -> None:
+        self.booked.append((at, amount))
         self.total += amount
 
 
@@ -271,21 +272,25 @@ class _Line:
         self._windows = [None if limit is None else _Window(limit) for limit in limits]
         self._closed_until = 0.0  # the service has asked not to be called before
         self._slots = asyncio.Semaphore(concurrency)
-        self._turn = asyncio.Lock()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._client: httpx.AsyncClient | None = None
         self._over = False
 
     def begin(self, call: _Call) -> Future[bytes]:
         with self._lock:
-            if self._over:
-                closed: Future[bytes] = Future()
-                closed.set_exception(_Failure("its connections were closed just now", "connection"))
-                return closed
+            try:
+                if self._over:
+                    raise _Failure("its connections were closed just now", "connection")
+                if self._client is None:
+                    self._client = self._opened()
+            except Exception as error:  # a proxy of the environment that is none, say
+                failed: Future[bytes] = Future()
+                failed.set_exception(error)
+                return failed
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._client = self._opened()
                 self._thread = threading.Thread(
                     target=_serve, args=(self._loop, self._client), name="secondpass-remote", daemon=True
                 )
@@ -333,11 +338,11 @@ class _Line:
                 finally:
                     call.busy_s += time.monotonic() - began
             call.problem = failure.why
+            now = time.monotonic()
+            if failure.again and failure.after is not None:
+                self._closed_until = max(self._closed_until, now + min(failure.after, _ALONE_S))
             if not failure.again or call.attempts > self._retries:
                 raise failure
-            now = time.monotonic()
-            if failure.after is not None:
-                self._closed_until = max(self._closed_until, now + failure.after)
             pause = max(failure.after or 0.0, _backoff(call.attempts))
             if now + pause >= call.until:
                 asks = f"; it asks to wait {failure.after:g} s" if failure.after else ""
@@ -346,36 +351,35 @@ class _Line:
             await asyncio.sleep(pause)
 
     async def _may(self, call: _Call) -> None:
-        """Wait for what limits calls in a minute; first come, first served."""
-        async with self._turn:
-            while (pause := self._pause(call, time.monotonic())) > 0:
-                if time.monotonic() + pause >= call.until:
-                    seconds = "never" if math.isinf(pause) else f"in {pause:.1f} s"
-                    problem = f"; before that: {call.problem}" if call.problem else ""
-                    raise _Failure(
-                        f"its limits allow the next call {seconds}, later than there is time{problem}", "limit"
-                    )
-                await asyncio.sleep(pause)
-            for window, amount in zip(self._windows, (1.0, call.tokens), strict=True):
-                if window is not None:
-                    window.book(amount, time.monotonic())
-
-    def _pause(self, call: _Call, now: float) -> float:
-        ready = [
-            window.free_at(amount, now)
+        """Wait until one more call may go out; first come, first served."""
+        while (now := time.monotonic()) < self._closed_until:
+            await self._until(call, now, self._closed_until)
+        wanted = [
+            (window, amount)
             for window, amount in zip(self._windows, (1.0, call.tokens), strict=True)
             if window is not None
         ]
-        return max([self._closed_until, *ready]) - now
+        at = max([now, *(window.free_at(amount, now) for window, amount in wanted)])
+        for window, amount in wanted if at < call.until else ():
+            window.book(amount, at)
+        await self._until(call, now, at)
+
+    async def _until(self, call: _Call, now: float, at: float) -> None:
+        """Wait. Raises _Failure at once where it would be too long."""
+        if at >= call.until:
+            when = "never" if math.isinf(at) else f"in {at - now:.1f} s"
+            before = f"; before that: {call.problem}" if call.problem else ""
+            raise _Failure(f"the next call is allowed {when}, which is too late{before}", "limit")
+        await asyncio.sleep(at - now)
 
     async def _once(self, call: _Call) -> bytes:
+        assert self._client is not None
         try:
             async with self._client.stream("POST", call.url, content=call.body) as response:
-                good = 200 <= response.status_code < 300
+                good = response.is_success
                 raw = await self._read(response, self._max_bytes if good else _ERROR_BYTES)
         except self._lost as error:
-            told = f": {error}" if str(error) else ""
-            raise _Failure(f"{type(error).__name__}{told}", "connection", again=True) from error
+            raise _Failure(_told(error), "connection", again=True) from error
         status, headers = response.status_code, response.headers
         if good and len(raw) <= self._max_bytes:
             return raw
@@ -391,9 +395,13 @@ class _Line:
         raise _Failure(why, "status", status=status, again=again, after=_asked_to_wait(headers))
 
     async def _read(self, response: httpx.Response, most: int) -> bytes:
-        """The body, or a little more than `most` bytes of it."""
+        """The body, or a little more than `most` bytes of it; nothing of an error that is compressed."""
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise _Failure("the answer is compressed, which was not asked for", "answer", status=response.status_code)
+            if response.is_success:
+                raise _Failure(
+                    "the answer is compressed, which was not asked for", "answer", status=response.status_code
+                )
+            return b""
         raw = bytearray()
         async for part in response.aiter_raw():
             raw += part
@@ -459,7 +467,11 @@ def _clean(raw: bytes) -> str:
     except (ValueError, RecursionError):
         pass
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return (line if len(line) <= _SAID else line[:_SAID] + "…") or "without a word"
+    return line or "without a word"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _encoded(body: object) -> bytes:
