@@ -34,6 +34,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "fused": "secondpass.rerankers.fused:Fused",
         "hosted": "secondpass.rerankers.hosted:Hosted",
         "listwise": "secondpass.rerankers.listwise:Listwise",
+        "ltr": "secondpass.rerankers.ltr:LearnedToRank",
     },
     "selector": {
         "mmr": "secondpass.selection.mmr:MMR",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from secondpass.errors import InputError
 
-__all__ = ["SortedTerms", "encoded", "stemmer_of", "stop_words_of", "words"]
+__all__ = ["SortedTerms", "Terms", "encoded", "stemmer_of", "stop_words_of", "words"]
 
+_LONGEST = 64  # letters of a word that is worth keeping
 _find_words = re.compile(r"\w\w+").findall
 
 
@@ -56,6 +58,30 @@ def stop_words_of(language: str | None) -> frozenset[str]:
 
     name = "EN" if language in ("english", "porter") else language.upper()
     return frozenset(getattr(stopwords, f"STOPWORDS_{name}", ()))
+
+
+class Terms(dict[str, str]):
+    """Word -> its term, "" for a stop word. Most words come again, and are stemmed once; threads may share one.
+
+    Raises InputError for a language that PyStemmer does not know.
+    """
+
+    def __init__(self, language: str | None, most: int = 200_000) -> None:
+        self._stop_words, self._stem, self._most = stop_words_of(language), stemmer_of(language), most
+        self._lock = threading.Lock()
+
+    def of(self, text: str) -> list[str]:
+        """The terms of a text in their order: words less stop words, stemmed."""
+        return list(filter(None, map(self.__getitem__, words(text))))
+
+    def __missing__(self, word: str) -> str:
+        with self._lock:
+            term = "" if word in self._stop_words else self._stem(word)
+            if len(word) <= _LONGEST:
+                if len(self) >= self._most:
+                    self.clear()
+                self[word] = term
+        return term
 
 
 def encoded(term: str) -> bytes:

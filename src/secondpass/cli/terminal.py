@@ -6,8 +6,8 @@ Knows: the two consoles and how a bar looks. Refuses to know: what is said.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-__all__ = ["Update", "bar", "print_json", "results", "say", "stdout_bytes", "talk"]
+__all__ = ["Update", "bar", "bars", "print_json", "results", "say", "stdout_bytes", "talk"]
 
 results = Console(highlight=False, markup=False, emoji=False)
 talk = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -53,6 +53,22 @@ def bar(what: str, total: int | None = None) -> Iterator[Update]:
             progress.update(task, completed=done, total=known, note=note or f"{done:,}{of}")
 
         yield update
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars of the steps of one task, one at a time: call with the step's name, what is done, and the total."""
+    with ExitStack() as stack:
+        shown: dict[str, Update] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                shown.clear()
+                stack.close()  # the last step is over
+                shown[what] = stack.enter_context(bar(what, total))
+            shown[what](done, total)
+
+        yield progress
 
 
 def print_json(data: Any) -> None:
