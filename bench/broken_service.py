@@ -61,7 +61,7 @@ def reply(status: int, body: object = None, **headers: str) -> Action:
     raw = (
         body
         if isinstance(body, bytes)
-        else json.dumps({"message": f"status {status}"} if body is None else body).encode()
+        else json.dumps({"message": "not now"} if body is None else body).encode()
     )
 
     def act(connection: socket.socket, asked: Asked) -> bool:

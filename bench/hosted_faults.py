@@ -64,19 +64,21 @@ def first(**fields: object) -> Action:
 HEAD = b"HTTP/1.1 200 OK\r\n"
 FAULTS = (
     Fault("none", "answers", (scored,), 60),
-    Fault("429, soon", "429 with `retry-after-ms: 150`, once", (reply(429, retry_after_ms="150"), scored), 60),
+    Fault("429 briefly", "429 with `retry-after-ms: 150`, once", (reply(429, retry_after_ms="150"), scored), 60),
     Fault(
-        "429, later", "429 with `Retry-After: 30`", (reply(429, retry_after="30"),), 0, "failed", "asks to wait 30 s"
+        "429 for long", "429 with `Retry-After: 30`", (reply(429, retry_after="30"),), 0, "failed", "asks to wait 30 s"
     ),
-    Fault("503, once", "503, once; then answers", (reply(503), scored), 60),
+    Fault("503 once", "503, once; then answers", (reply(503), scored), 60),
     Fault("503", "503, always", (reply(503),), 0, "failed", "status 503"),
     Fault("401", "401", (reply(401, {"message": f"the key {KEY} is wrong"}),), 0, "failed", "the key *** is wrong"),
     Fault("slow", "answers after 2 s", (slow(2),), 0, "failed", "no answer within 0.6 s"),
     Fault(
-        "slow, once", "the first request takes 2 s, others answer", (slow(2), scored), 40, "failed", "no answer within"
+        "slow once", "the first request takes 2 s, others answer", (slow(2), scored), 40, "failed", "no answer within"
     ),
     Fault("hangs", "takes requests and never answers", (hang,), 0, "failed", "no answer within 0.6 s"),
-    Fault("hangs, deadline first", "the same, deadline of 200 ms", (hang,), 0, "deadline", "before the deadline", 0.2),
+    Fault(
+        "hangs beyond the deadline", "the same, deadline of 200 ms", (hang,), 0, "deadline", "before the deadline", 0.2
+    ),
     Fault("drips", "a header, a byte each 50 ms", (drip(HEAD + b"X-A: ", 0.05, 10),), 0, "failed", "no answer within"),
     Fault(
         "drips a body",
@@ -86,7 +88,7 @@ FAULTS = (
         "failed",
         "no answer within",
     ),
-    Fault("cut, once", "closes in the middle of a body, once", (cut(120), scored), 60),
+    Fault("cut once", "closes in the middle of a body, once", (cut(120), scored), 60),
     Fault("cut", "closes in the middle of every body", (cut(120),), 0, "failed", "RemoteProtocolError"),
     Fault("closed", "takes requests and closes", (cut(0),), 0, "failed", "RemoteProtocolError"),
     Fault("nobody there", "no such port", (), 0, "failed", "ConnectError"),
@@ -134,11 +136,12 @@ FAULTS = (
     ),
     Fault("one of three", "400 for the second request", (scored, reply(400), scored), 40, "failed", "status 400"),
     Fault(
-        "hangs, another behind it",
-        "never answers; `Fallback` has another reranker",
+        "hangs before another",
+        "never answers; `Fallback` has another reranker, deadline of 2 s",
         (hang,),
         60,
         said="no answer within 0.6 s",
+        deadline_s=2.0,
         after=OverlapReranker(),
     ),
 )

@@ -366,6 +366,8 @@ class _Line:
 
     async def _until(self, call: _Call, now: float, at: float) -> None:
         """Wait. Raises _Failure at once where it would be too long."""
+        if at <= now:
+            return
         if at >= call.until:
             when = "never" if math.isinf(at) else f"in {at - now:.1f} s"
             before = f"; before that: {call.problem}" if call.problem else ""
