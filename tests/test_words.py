@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondpass.errors import InputError
@@ -15,6 +15,7 @@ from secondpass.words import SortedTerms, Terms, encoded
 
 @pytest.mark.parametrize("language", ["english", "german", None])
 @given(text=st.text())
+@settings(deadline=None)
 def test_terms_are_those_of_an_index(language: str | None, text: str) -> None:
     assert Terms(language).of(text) == Postings(language=language).terms(text)
 
@@ -42,6 +43,7 @@ def test_an_unknown_language_is_said() -> None:
 
 
 @given(st.sets(st.text(min_size=1, max_size=4)), st.lists(st.text(max_size=4)))
+@settings(deadline=None)
 def test_a_table_finds_what_is_there(there: set[str], asked: list[str]) -> None:
     terms = sorted(map(encoded, there))
     table = SortedTerms.of(terms)
