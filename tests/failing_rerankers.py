@@ -38,6 +38,10 @@ def doubles(result: Ranking) -> Ranking:
     return replace(result, hits=result.hits + result.hits[:1])
 
 
+def forgets(result: Ranking) -> Ranking:
+    return replace(result, trace=())
+
+
 def nothing(result: Ranking) -> None:
     return None
 

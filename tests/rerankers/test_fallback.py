@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from failing_rerankers import Changes, Hangs, Leaves, Raises, Slow, Watched, doubles, invents, loses, nothing
+from failing_rerankers import Changes, Hangs, Leaves, Raises, Slow, Watched, doubles, forgets, invents, loses, nothing
 from secondpass.errors import InputError
 from secondpass.rerankers.fallback import Fallback
 from secondpass.rerankers.fused import Fused
 from secondpass.rerankers.shadow import Shadow
 from secondpass.testing import ManualClock, OverlapReranker, check_pointwise, check_reranker
-from secondpass.types import Caller, Deadline, Ranking, Reranker, Status, as_ranking
+from secondpass.types import Caller, Deadline, Ranking, Reranker, StageTrace, Status, as_ranking
 
 QUERY = "the way of the bee"
 RANKING = as_ranking(QUERY, ["a hive", "", "the way of the bee", "the bee"])
@@ -115,6 +116,17 @@ def test_where_all_fail_the_order_stays_and_one_around_it_asks_on() -> None:
     }
 
 
+def test_what_was_in_the_trace_stays_there_once_whatever_a_reranker_does_with_it() -> None:
+    before = replace(RANKING, trace=(StageTrace("bm25"),))
+    found = Fallback(Leaves(Status.FAILED), Changes(forgets)).rerank(before)
+    assert [entry.name for entry in found.trace] == ["bm25", "leaves", "changes"]
+    assert [entry.name for entry in Fused(OverlapReranker(), Changes(forgets)).rerank(before).trace] == [
+        "bm25",
+        "overlap-reranker",
+        "fused",
+    ]
+
+
 def test_the_last_failure_decides_the_statuses() -> None:
     found = Fallback(Raises(), Leaves(Status.DEADLINE)).rerank(RANKING)
     assert {hit.status for hit in found.hits} == {Status.DEADLINE}
@@ -149,6 +161,7 @@ def test_what_is_kept_for_the_others(options: dict[str, Any], behind: int, expec
     assert first.given[0].at == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1000), st.floats(0, 10_000), st.integers(1, 4))
 def test_a_fallback_can_always_be_reached(seconds: float, reserve_ms: float, behind: int) -> None:
     clock = ManualClock()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from failing_rerankers import Changes, Leaves, Raises, Slow, Watched, loses
@@ -65,6 +65,7 @@ def test_it_keeps_the_promises(method: Method, first_stage: float) -> None:
 scores = st.lists(st.floats(-10, 10), min_size=6, max_size=6)
 
 
+@settings(deadline=None)
 @given(scores, scores, st.floats(0.1, 10), st.floats(0.1, 10))
 def test_the_scores_are_those_of_fusion(one: list[float], two: list[float], left: float, right: float) -> None:
     rerankers = [Fixed(dict(zip(IDS, values, strict=True))) for values in (one, two)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondpass.rerankers.listwise_prompt import messages, passage, read_answer
@@ -13,6 +13,7 @@ from secondpass.rerankers.listwise_prompt import messages, passage, read_answer
 MARK = "0123456789abcdef"
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 5))
 def test_a_passage_is_one_line_of_so_many_words_with_no_number_in_brackets(text: str, words: int) -> None:
     shown = passage(text, words)
@@ -123,6 +124,7 @@ garbage = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(garbage, st.integers(1, 25))
 def test_any_answer_is_a_permutation_or_none(text: str, count: int) -> None:
     answer = read_answer(text, count)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondpass.rerankers.listwise_windows import sliding, sliding_calls, top_down
@@ -30,6 +30,7 @@ class Asked:
 sizes = st.integers(2, 12).flatmap(lambda window: st.tuples(st.just(window), st.integers(1, window - 1)))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), sizes, st.randoms(use_true_random=False))
 def test_sliding_brings_the_best_to_the_front(count: int, size: tuple[int, int], draw: random.Random) -> None:
     window, stride = size
@@ -57,6 +58,7 @@ def test_a_window_that_would_reach_over_the_front_is_a_full_one() -> None:
     assert [(one[0], len(one)) for one in ask.windows] == [(5, 20), (0, 20)]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.integers(2, 12), st.randoms(use_true_random=False))
 def test_top_down_puts_the_best_in_front(count: int, window: int, draw: random.Random) -> None:
     key = draw.sample(range(count), count)
@@ -82,6 +84,7 @@ def test_what_top_down_costs() -> None:
     assert order[:3] == [0, 50, 1]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.integers(2, 12), st.integers(1, 30), st.randoms(use_true_random=False))
 def test_nothing_is_lost_whatever_is_answered(count: int, window: int, most: int, draw: random.Random) -> None:
     asked = 0
