@@ -1,0 +1,63 @@
+"""examples/recommendation runs, its trees learn the made-up shop's rules, and its files are what the commands take."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "recommendation"
+
+pytest.importorskip("lightgbm", reason="the extra ltr is not installed")
+
+
+@pytest.fixture(scope="module")
+def shop() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("shop", EXAMPLE / "shop.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_runs_and_learns_and_its_runs_can_be_compared(tmp_path: Path) -> None:
+    small = ["--customers", "120", "--depth", "2", "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE / "recommend.py"), *small],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\d\. (\S.*?) +ndcg@10 (\S+) ", done.stdout, flags=re.M)
+    means = {name: float(mean) for name, mean in rows}
+    assert set(means) == {"bm25", "trees", "cross-encoder", "trees, then both"}
+    assert means["trees"] > means["bm25"] + 0.05
+    assert "What the trees go by: " in done.stdout
+    runs = {name: f"out/{name}.trec" for name in ("bm25", "trees", "cross-encoder", "trees-then-both")}
+    compare = ["compare", "--qrels", "out/test.tsv", *(f"{name}={file}" for name, file in runs.items()), "--json"]
+    told = subprocess.run([sys.executable, "-m", "secondpass", *compare], cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    compared = {row["name"]: row["mean"] for row in json.loads(told.stdout)["rows"]}
+    assert compared["trees"] == pytest.approx(means["trees"], abs=0.001)
+
+
+def test_the_shop_is_the_same_each_time_and_nobody_is_told_what_they_buy_next(shop: ModuleType) -> None:
+    one, other = shop.items(50, 1), shop.items(50, 1)
+    assert one == other
+    assert one != shop.items(50, 2)
+    people = shop.customers(5, one, 1)
+    assert people == shop.customers(5, one, 1)
+    for person in people:
+        known, following = ({item.id for item in items} for items in (person.history, person.next))
+        assert (len(known), len(following), known & following) == (shop.BOUGHT, shop.NEXT, set())
