@@ -431,7 +431,8 @@ def test_who_waits_for_a_failing_request_asks_again(make: Make) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted("failed" in told(ranked) for ranked in found) == [False, True]
+    outcomes = {"failed" in told(ranked): {hit.status for hit in ranked.hits} for ranked in found}
+    assert outcomes == {True: {Status.FAILED}, False: {Status.SCORED}}
 
 
 def test_another_model_has_other_scores(make: Make) -> None:
@@ -487,6 +488,13 @@ def test_what_it_costs(make: Make) -> None:
         assert (one["units"], one["told"]) == (3, False)
     assert (priced["amount"], priced["currency"]) == (pytest.approx(2.1), "EUR")
     assert "amount" not in free
+
+
+def test_what_was_waited_is_told(make: Make) -> None:
+    with Service(reply(429, retry_after_ms="300"), scored) as service:
+        ranked = make(service).rerank(as_ranking("who", TEXTS))
+    assert told(ranked)["waited_s"] >= 0.3
+    assert told(ranked)["attempts"] == 2
 
 
 def test_tokens_are_those_of_all_requests(make: Make) -> None:
