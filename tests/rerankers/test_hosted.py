@@ -542,6 +542,7 @@ def test_a_key_is_missing(name: str) -> None:
         ({"query_bytes": 1.5}, "query_bytes is 1.5"),
         ({"price": {"amount": -1, "per": 1, "unit": "token"}}, "price is not one"),
         ({"price": {"amount": 1, "per": 1, "unit": "word"}}, "price is not one"),
+        ({"path": ".elsewhere.example/rerank"}, "begins with a slash"),
         ({"template": "nothing"}, "name at least one field"),
         ({"timeout_s": 0}, "timeout_s is 0"),
         ({"cache": 5}, "score cache of 5 bytes"),

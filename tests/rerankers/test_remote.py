@@ -391,6 +391,15 @@ def test_what_is_no_json_is_not_sent(opened: Open) -> None:
     assert service.asked == []
 
 
+def test_a_path_leads_to_no_other_host(opened: Open) -> None:
+    with Service() as service:
+        remote = opened(service.url)
+        for path in ("", ".elsewhere.example/", "0/rerank"):
+            with pytest.raises(InputError, match="slash"):
+                remote.post(path, BODY)
+    assert service.asked == []
+
+
 def test_it_can_be_closed_and_used_again(opened: Open) -> None:
     with Service() as service:
         remote = opened(service.url)

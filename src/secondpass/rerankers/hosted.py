@@ -91,6 +91,8 @@ class Hosted:
             raise InputError(f"{service} runs where you run it; say where with url='http://localhost:8080'")
         if table.key and not (key or url):
             raise InputError(f"{service} wants a key; give it by key=, or to a command in {table.key}")
+        if path is not None and not path.startswith("/"):
+            raise InputError(f"path is {path!r}; give one that begins with a slash, as '/v1/rerank'")
         if fuse is True:
             raise InputError("a service has no calibration that could weigh the first stage; give a number for fuse")
         if cache is not None and model in table.listwise:

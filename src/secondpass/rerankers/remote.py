@@ -133,8 +133,10 @@ class Remote:
     ) -> list[Reply | RemoteError]:
         """The answer to each body, or what became of it; asked at once, as far as `concurrency` allows.
 
-        Raises InputError for a body that is no JSON.
+        Raises InputError for a body that is no JSON, and for a path that would lead to another host.
         """
+        if not path.startswith("/"):
+            raise InputError(f"the path {path!r} does not begin with a slash; give it as '/v1/rerank'")
         raw = [_encoded(body) for body in bodies]
         remaining = deadline.remaining()
         late = remaining <= self.timeout_s
