@@ -1,21 +1,25 @@
 """What a threshold with a guarantee costs and saves on real collections, and how long each selector takes.
 
-    python bench/selection.py [--data FOLDER] [--model NAME] [--queries 200] [--splits 1000] [--only scifact] [--dry]
+    python bench/selection.py [--data FOLDER] [--model NAME] [--queries 150] [--splits 1000] [--only scifact] [--dry]
 
-BM25's first 100 of each judged query, reranked once. Then, many times, half of the queries with a relevant candidate,
+BM25's first 100 of each judged query, reranked once (kept in --work, a line a query, so a run that was killed goes on
+where it stopped). Then, many times, half of the queries with a relevant candidate,
 drawn by chance, give the threshold (`selection.risk`) and the other half is what it is tried on: the mean share of a
 query's relevant candidates that goes, how many candidates and tokens stay, and what a fixed top k of the same mean size
 would have lost. Nothing is chosen by it. Then each collection's threshold is tried on the others, where the guarantee
-does not hold. Times are processor time of the selectors alone, on the same rankings.
+does not hold. Times are processor time of the selectors alone, on BM25's rankings.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from common import arguments, target, write
+from common import ROOT, arguments, target, write
 from quality import COLLECTIONS, DEPTH, drawn
 from secondpass.evaluation.collections import read_beir
 from secondpass.rerankers.cross_encoder import CrossEncoder
@@ -34,7 +38,7 @@ from secondpass.selection.mmr import MMR
 from secondpass.selection.near_duplicates import NearDuplicates
 from secondpass.selection.risk import controlled
 from secondpass.selection.threshold import Threshold
-from secondpass.selection.token_budget import TokenBudget, counter
+from secondpass.selection.token_budget import Counter, TokenBudget, counter
 from secondpass.types import Ranking, Selector
 
 ALPHAS = (0.05, 0.1, 0.2)
@@ -66,22 +70,40 @@ class Judged:
         return ~(self.probability < threshold)
 
 
-def ranked(data: Any, name: str, model: CrossEncoder, queries: int, tick: Any) -> tuple[list[Judged], list[Ranking]]:
-    """The queries that have a relevant candidate, and the first rankings, as reranked."""
+def reranked(model: CrossEncoder, ranking: Ranking, grades: Mapping[str, int], count: Counter) -> dict[str, Any]:
+    """What is kept of a query's candidates, best first."""
+    hits = model.rerank(ranking).hits
+    return {
+        "probability": [hit.probability for hit in hits],
+        "relevant": [grades.get(hit.document.id, 0) > 0 for hit in hits],
+        "tokens": [count(str(render(hit.document))) for hit in hits],
+    }
+
+
+def candidates(
+    data: Path, name: str, model: CrossEncoder, queries: int, file: Path, tick: Callable[[], None]
+) -> tuple[list[Judged], list[Ranking]]:
+    """The queries that have a relevant candidate, reranked, and the first of BM25's rankings."""
     collection = drawn(read_beir(data / "collections" / name, split=COLLECTIONS[name]), queries)
     stage, count = BM25.build(list(collection.documents.values())), counter("secondpass-mini")
-    judged, rankings = [], []
-    for query_id, query in collection.queries.items():
-        ranking = model.rerank(stage.retrieve(query, DEPTH))
-        grades = collection.qrels[query_id]
-        relevant = np.array([grades.get(one, 0) > 0 for one in ranking.ids], dtype=np.bool_)
-        if relevant.any():
-            known = [math.nan if hit.probability is None else hit.probability for hit in ranking.hits]
-            tokens = [count(str(render(one))) for one in ranking.documents]
-            judged.append(Judged(np.array(known), relevant, np.array(tokens)))
-        rankings.append(ranking)
-        tick()
-    return judged, rankings[:TIMED]
+    found = {query_id: stage.retrieve(query, DEPTH) for query_id, query in collection.queries.items()}
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]  # a line half written when the run was killed does not
+    file.write_text("".join(whole), encoding="utf-8")
+    known = dict(map(json.loads, whole))
+    with file.open("a", encoding="utf-8") as out:
+        for query_id, ranking in found.items():
+            if query_id not in known:
+                known[query_id] = reranked(model, ranking, collection.qrels[query_id], count)
+                out.write(json.dumps([query_id, known[query_id]]) + "\n")
+                out.flush()
+            tick()
+    judged = [
+        Judged(np.array(row["probability"], np.float64), np.array(row["relevant"]), np.array(row["tokens"]))
+        for row in (known[query_id] for query_id in found)
+        if any(row["relevant"])
+    ]
+    return judged, list(found.values())[:TIMED]
 
 
 def threshold_of(queries: Sequence[Judged], alpha: float) -> float:
@@ -158,21 +180,24 @@ def main() -> None:
     """Measure, print, and write bench/results/selection.json."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="secondpass-mini")
-    parser.add_argument("--queries", type=int, default=200, help="of each collection, drawn by a seed")
+    parser.add_argument("--queries", type=int, default=150, help="of each collection, drawn by a seed")
     parser.add_argument("--splits", type=int, default=1000)
     parser.add_argument("--only", default=",".join(SETS), help="collections by name, with commas")
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "selection", help="where probabilities are kept")
     parser.add_argument("--dry", action="store_true", help="write no result")
     options = parser.parse_args()
     model = CrossEncoder(options.model)
+    detail = model.scorer.detail
+    options.work.mkdir(parents=True, exist_ok=True)
     judged: dict[str, list[Judged]] = {}
     rankings: dict[str, list[Ranking]] = {}
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True)) as progress:
         for name in options.only.split(","):
             task = progress.add_task(name, total=options.queries)
-            judged[name], rankings[name] = ranked(
-                options.data, name, model, options.queries, lambda task=task: progress.advance(task)
-            )
+            file = options.work / f"{name}-{detail['digest'][:12]}-{detail['precision']}.jsonl"
+            tick = partial(progress.advance, task)
+            judged[name], rankings[name] = candidates(options.data, name, model, options.queries, file, tick)
             rows += [{"collection": name, **halves(judged[name], alpha, options.splits)} for alpha in ALPHAS]
     across = [
         {
@@ -209,7 +234,6 @@ def main() -> None:
     ]
     if options.dry:
         return
-    detail = model.scorer.detail
     more = {"model": {key: detail[key] for key in ("model", "digest", "engine", "precision")}, "splits": options.splits}
     print(write("selection", rows, targets, across=across, times=taken, **more))
 
