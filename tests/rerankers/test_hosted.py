@@ -26,6 +26,7 @@ from secondpass.rerankers.fallback import Fallback
 from secondpass.rerankers.hosted import Hosted
 from secondpass.rerankers.services import Price, services
 from secondpass.scoring.cache import MemoryStore
+from secondpass.scoring.traces import spent_by
 from secondpass.testing import OverlapReranker, check_pointwise, check_reranker
 from secondpass.types import Caller, Deadline, Document, Hit, Ranking, StageTrace, Status, as_ranking
 
@@ -435,6 +436,18 @@ def test_who_waits_for_a_failing_request_asks_again(make: Make) -> None:
     assert outcomes == {True: {Status.FAILED}, False: {Status.SCORED}}
 
 
+def test_what_several_calls_cost_is_told_together() -> None:
+    bills = [
+        {"units": 3, "unit": "search", "amount": 0.5, "told": True},
+        {"units": 4, "unit": "search", "amount": 0.25},
+    ]
+    traces = [StageTrace("a", detail={"billed": bill}) for bill in bills]
+    assert spent_by([*traces, StageTrace("b")]) == {}
+    assert spent_by([StageTrace("b"), *traces]) == {"billed": {"units": 7, "unit": "search", "amount": 0.75}}
+    del bills[0]["amount"]  # not known of all, so not of the sum
+    assert spent_by(traces)["billed"] == {"units": 7, "unit": "search"}
+
+
 def test_another_model_has_other_scores(make: Make) -> None:
     store = MemoryStore(1_000_000)
     with Service() as service:
@@ -490,6 +503,12 @@ def test_what_it_costs(make: Make) -> None:
     assert "amount" not in free
 
 
+def test_what_nobody_has_counted_costs_nobody_knows_what(make: Make) -> None:
+    with Service(answered(lambda rows: {"data": rows})) as service:
+        billed = told(make(service, "voyage").rerank(as_ranking("who", TEXTS)))["billed"]
+    assert billed == {"units": 0, "unit": "token", "told": False}
+
+
 def test_what_was_waited_is_told(make: Make) -> None:
     with Service(reply(429, retry_after_ms="300"), scored) as service:
         ranked = make(service).rerank(as_ranking("who", TEXTS))
@@ -542,6 +561,7 @@ def test_a_key_is_missing(name: str) -> None:
         ({"query_bytes": 1.5}, "query_bytes is 1.5"),
         ({"price": {"amount": -1, "per": 1, "unit": "token"}}, "price is not one"),
         ({"price": {"amount": 1, "per": 1, "unit": "word"}}, "price is not one"),
+        ({"price": {"amount": 1, "per": 1, "unit": "search"}}, "price is for a search, but compatible counts in units"),
         ({"path": ".elsewhere.example/rerank"}, "begins with a slash"),
         ({"template": "nothing"}, "name at least one field"),
         ({"timeout_s": 0}, "timeout_s is 0"),

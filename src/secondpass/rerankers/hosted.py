@@ -102,6 +102,10 @@ class Hosted:
         for name, value in (("per_request", per_request), ("query_bytes", query_bytes), ("max_chars", max_chars)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} is {value!r}; give a whole number from 1 up")
+        own = None if price is None else as_price(price)
+        if own is not None and own.unit != table.unit:
+            counts = f"counts in units of a {table.unit}" if table.unit else "does not tell what it has used"
+            raise InputError(f"price is for a {own.unit}, but {service} {counts}")
         self._render = renderer(template)
         self._both_stages = BothStages(None, fuse)
         store = None if cache is None else open_store(cache)
@@ -120,7 +124,7 @@ class Hosted:
             ),
             path=table.path if path is None else path,
             model=model,
-            price=table.price_of(model) if price is None else as_price(price),
+            price=own or table.price_of(model),
             per_request=per_request or table.per_request,
             query_bytes=query_bytes or table.query_bytes,
             max_chars=max_chars,
@@ -325,7 +329,7 @@ class ServiceScorer:
         """What this has used, and what that costs where there is a price; `told`: the service itself said how much."""
         used: dict[str, Any] = {"units": told.units, "unit": self._table.unit, "told": told.counted}
         price = self.price
-        if price is None or price.unit != self._table.unit:
+        if price is None or not (told.counted or price.unit == "search"):  # nobody has counted tokens
             return used
         amount = float(f"{told.units * price.amount / price.per:.6g}")
         return used | {"amount": amount, "currency": price.currency, "as_of": price.as_of}

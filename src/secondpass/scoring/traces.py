@@ -13,14 +13,22 @@ from secondpass.types import StageTrace
 __all__ = ["spent_by"]
 
 _SPENT = ("waited_s", "tokenize_s", "expected_s", "measured_s", "unfinished")
+_BILLED = ("units", "amount")
 
 
 def spent_by(traces: Sequence[StageTrace]) -> dict[str, Any]:
-    """The detail "cost" of an answer that took several calls: what they spent together, all else as the last one says.
+    """The details "cost" and "billed" of an answer that took several calls: what they spent together, all else as the
+    last one says. What one of them does not tell has no sum.
 
-    Empty where that one has none.
+    Empty where the last one has neither.
     """
-    if "cost" not in traces[-1].detail:
-        return {}
-    costs = [trace.detail["cost"] for trace in traces if "cost" in trace.detail]
-    return {"cost": {**costs[-1], **{key: sum(cost[key] for cost in costs) for key in _SPENT}}}
+    return {
+        name: _together([trace.detail[name] for trace in traces if name in trace.detail], counted)
+        for name, counted in (("cost", _SPENT), ("billed", _BILLED))
+        if name in traces[-1].detail
+    }
+
+
+def _together(found: Sequence[dict[str, Any]], counted: Sequence[str]) -> dict[str, Any]:
+    sums = {key: sum(one[key] for one in found) for key in counted if all(key in one for one in found)}
+    return {**{key: value for key, value in found[-1].items() if key not in counted}, **sums}
