@@ -24,7 +24,7 @@ from secondpass.rerankers.ltr import LearnedToRank
 from secondpass.rerankers.ltr_folder import read_folder
 from secondpass.rerankers.term_statistics import TermStatistics
 from secondpass.retrievers.bm25 import BM25
-from secondpass.testing import OverlapReranker, check_pointwise, check_reranker
+from secondpass.testing import ManualClock, OverlapReranker, check_pointwise, check_reranker
 from secondpass.training.ltr import boosting_of, train_on_rankings
 from secondpass.types import Caller, Deadline, Document, Hit, Ranking, Status, as_ranking
 from secondpass.weights import file_digest
@@ -143,6 +143,13 @@ def test_time_decides_how_many_are_scored_and_never_a_score(folder: Path) -> Non
     gone = Caller()
     gone.leave()
     assert model.rerank(many, deadline=Deadline(caller=gone)).ids == many.ids
+
+
+@pytest.mark.parametrize(("at", "scored"), [(0.0, 0), (1.5, 16), (4.25, 16 + 20), (5.5, 16 + 32), (1e6, 280)])
+def test_as_many_are_taken_at_a_time_as_the_time_left_allows(folder: Path, at: float, scored: int) -> None:
+    copies = [replace(hit.document, id=f"{hit.document.id}-{n}") for n in range(10) for hit in ranking().hits]
+    answer = LearnedToRank(folder).rerank(as_ranking("bees dance", copies), deadline=Deadline(at, ManualClock(tick=1)))
+    assert answer.trace[-1].pairs_scored == scored
 
 
 def test_a_query_without_end_is_too_long(folder: Path) -> None:

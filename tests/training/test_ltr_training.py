@@ -139,6 +139,8 @@ def test_what_cannot_be_learnt_from_is_said(tmp_path: Path) -> None:
         ({"num_leaves": "many"}, "num_leaves"),
         ({"objective": "binary"}, "objective"),
         ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": "nan"}, "learning_rate"),
+        ({"num_leaves": "7.5"}, "num_leaves"),
     ],
 )
 def test_a_wrong_setting_is_said(settings: dict[str, Any], says: str) -> None:
@@ -147,8 +149,8 @@ def test_a_wrong_setting_is_said(settings: dict[str, Any], says: str) -> None:
 
 
 def test_settings_may_come_as_texts() -> None:
-    settings = boosting_of({"num_leaves": "7", "learning_rate": "0.2", "lambdarank_norm": "false"})
-    assert settings == Boosting(num_leaves=7, learning_rate=0.2, lambdarank_norm=False)
+    settings = boosting_of({"num_leaves": "7", "learning_rate": ".2", "lambda_l2": "3", "lambdarank_norm": "false"})
+    assert settings == Boosting(num_leaves=7, learning_rate=0.2, lambda_l2=3.0, lambdarank_norm=False)
 
 
 # From rankings

@@ -32,7 +32,7 @@ __all__ = ["KEEP_BYTES", "LearnedToRank"]
 
 KEEP_BYTES = 64_000_000  # some 25,000 passages of 150 words, with vectors of 256 dimensions
 QUERY_WORDS = 1024  # proximity costs words × matches
-_BLOCK = 128  # documents between two looks at the clock
+_BLOCKS = 16, 256  # documents between two looks at the clock, at first and at most
 _GOLDEN = 1e-9  # relative; the trees are the same numbers everywhere
 
 
@@ -109,20 +109,24 @@ class LearnedToRank:
         values: list[float | None] = [None] * len(ranking)
         scorable = [place for place, status in enumerate(statuses) if status is Status.SCORED]
         missing = np.ones(len(self._numbers), np.bool_)
-        terms = 0
+        terms = done = 0
+        size, most = _BLOCKS
         asked = None
-        for begin in range(0, len(scorable), _BLOCK):
-            if deadline.passed:
-                for place in scorable[begin:]:
-                    statuses[place] = Status.DEADLINE
-                break
+        while done < len(scorable) and not deadline.passed:
+            begun = deadline.clock()
             asked = asked or self.features.asked(ranking)
-            block = scorable[begin : begin + _BLOCK]
+            block = scorable[done : done + size]
             rows = asked.rows(block)
             missing &= np.isnan(rows[:, self._numbers]).all(axis=0)
             terms += int(rows[:, self._lengths].sum())
             for place, value in zip(block, self.predict(rows).tolist(), strict=True):
                 values[place] = value
+            done += len(block)
+            took = max(deadline.clock() - begun, 1e-9)
+            fit = len(block) * deadline.remaining() / took  # as many more at this pace
+            size = int(min(2 * size, most, max(fit, 1.0)))
+        for place in scorable[done:]:
+            statuses[place] = Status.DEADLINE
         trace = self._trace(statuses, terms, missing if asked else missing[:0], time.perf_counter() - began)
         scores = Scores(tuple(values), tuple(statuses), (None,) * len(values), trace)
         return Ranking(ranking.query, reorder(ranking, scores), (*ranking.trace, trace), ranking.query_id)

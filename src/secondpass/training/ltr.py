@@ -9,6 +9,7 @@ too good. Judge a model on queries of its own, with `secondpass audit`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import math
@@ -79,10 +80,18 @@ def boosting_of(settings: Mapping[str, Any]) -> Boosting:
     Raises InputError for a name that is not there or a value that cannot be meant.
     """
     try:
-        return msgspec.convert(dict(settings), Boosting, strict=False)
+        return msgspec.convert({name: _read(value) for name, value in settings.items()}, Boosting, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(Boosting.__struct_fields__)
         raise InputError(f"{error}; the settings are {known}, as LightGBM names them") from error
+
+
+def _read(value: Any) -> Any:
+    """A text that is a number as that number, also where it is written as ".1"."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value) if isinstance(value, str) else value
+    return value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
