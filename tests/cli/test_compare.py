@@ -170,6 +170,34 @@ def test_models_of_one_folder_name_keep_their_paths_apart(run: Run, beir: Path, 
     assert {row["rank"] for row in found.values()} == {1}
 
 
+def test_pipelines_of_settings_files_stand_beside_models(run: Run, beir: Path, tiny: Path, tmp_path: Path) -> None:
+    model = f'model = "{tiny.as_posix()}"'
+    (tmp_path / "two.toml").write_text(
+        f'[[stages]]\n{model}\ndepth = 12\nfuse = false\n[[stages]]\nreranker = "fused"\ndepth = 4\n'
+        f"[[stages.rerankers]]\n{model}\nfuse = false\n"
+    )
+    (tmp_path / "gone.toml").write_text(
+        '[[stages]]\nreranker = "hosted"\noptions = { service = "tei", url = "http://127.0.0.1:9", retries = 0 }\n'
+    )
+    asked = ["--collection", beir, "--pipeline", "two=two.toml", "--pipeline", "gone=gone.toml", "--json"]
+    alone = json.loads(run("compare", *asked).out)
+    assert set(rows(alone)) == {"bm25", "bm25 → two", "bm25 → gone"}
+    assert alone["depth"] == 100  # what the deepest of them looks at
+    assert rows(alone)["bm25 → gone"]["mean"] == rows(alone)["bm25"]["mean"]  # the order stays, and it is said
+    assert any("gone" in note and "failed" in note for note in alone["notes"])
+    both = json.loads(run("compare", *asked, "--model", tiny).out)
+    assert set(rows(both)) == {"bm25", f"bm25 → {tiny.name}", "bm25 → two", "bm25 → gone"}
+    (tmp_path / "none.toml").write_text("stages = []")
+    for wrong, code, told in (
+        (["--pipeline", "x=none.toml"], 1, "none.toml: has no stages"),
+        (["--pipeline", "x=no-file.toml"], 1, "no-file.toml: cannot be read"),
+        (["--model", tiny, "--pipeline", f"{tiny.name}=two.toml"], 2, "is a model, too"),
+        (["--pipeline", "x"], 2, "is not of the form"),
+    ):
+        done = run("compare", *asked[:2], *wrong)
+        assert (done.code, told in done.err) == (code, True), done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -74,6 +74,10 @@ def command(
         list[str] | None,
         typer.Option("--model", metavar="MODEL", help="Model to rerank with, over each first stage; repeatable."),
     ] = None,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option("--pipeline", metavar="NAME=FILE", help="Settings whose [[stages]] rerank, too; repeatable."),
+    ] = None,
     family: FamilyOption = None,
     allow: AllowOption = None,
     queries: QueriesOption = None,
@@ -87,23 +91,25 @@ def command(
 ) -> None:
     """Rank any number of systems by quality, time and cost.
 
-    Systems are run files of any origin, or first stages and models that are run
-    here and timed. Those that the data cannot separate share a rank.
+    Systems are run files of any origin, or first stages, models and the stages of
+    settings files (hosted, learned, fused …) that are run here and timed. Those that
+    the data cannot separate share a rank.
 
     Examples:
 
     $ secondpass compare --qrels test.tsv bm25=a.trec mini=b.trec vendor=c.trec
     $ secondpass compare --collection my-collection --model my-model --json
+    $ secondpass compare --collection beir --pipeline ltr=ltr.toml --pipeline api=cohere.toml
     """
     settings = configured(config, collection=collection, split=split, index=index)
     measure_of_order = parse_metric(metric or settings.budget.metric)
     pool = depth or settings.depth
     notes: list[str] = []
-    if runs or (settings.systems and collection is None and not retriever and not model):
-        if any(option is not None for option in (index, retriever, model, family, allow, queries)):
+    if runs or (settings.systems and collection is None and not retriever and not model and not pipeline):
+        if any(option is not None for option in (index, retriever, model, pipeline, family, allow, queries)):
             raise typer.BadParameter(
                 "goes with --collection, not with run files",
-                param_hint="--index, --retriever, --model, --family, --allow, --queries",
+                param_hint="--index, --retriever, --model, --pipeline, --family, --allow, --queries",
             )
         tables = _tables(runs or (), settings.systems, timings or (), price or (), licence or ())
         if qrels is None and not settings.collection.path:
@@ -113,10 +119,9 @@ def command(
     elif settings.collection.path:
         if any(option is not None for option in (qrels, timings, price, licence)):
             raise typer.BadParameter("goes with NAME=RUN", param_hint="--qrels, --timings, --price, --licence")
-        pool = settings.retriever.candidates or pool
-        judgments, systems = _run(
-            settings, _pipelines(config, settings, model, family, allow, depth), retriever, queries, pool, notes
-        )
+        pipelines = _pipelines(config, settings, model, pipeline, family, allow, depth)
+        pool = settings.retriever.candidates or max(one.depth for one in pipelines.values())
+        judgments, systems = _run(settings, pipelines, retriever, queries, pool, notes)
     else:
         raise typer.BadParameter("give NAME=RUN at least twice with --qrels, or --collection")
     with bar("testing") as update:
@@ -194,24 +199,34 @@ def _pipelines(
     file: Path | None,
     settings: Config,
     models: Sequence[str] | None,
+    files: Sequence[str] | None,
     family: str | None,
     allow: Sequence[str] | None,
     depth: int | None,
 ) -> dict[str, Config]:
-    """The settings of each model, or those of the file, by the name that the tables give them."""
+    """The settings of each model and each other file, or else those of the file, by the name that tables give them."""
     replace: Any = msgspec.structs.replace
     if models and len(set(models)) < len(models):
         raise typer.BadParameter("the same model is given twice", param_hint="--model")
-    if not models and not settings.stages:
-        raise ConfigError(f"{settings.file}: has no stages; set one, or give --model")
-    asked: Sequence[str | None] = models or (None,)
+    others = {
+        name: replace(settings, stages=configured(Path(file)).stages, file=file)
+        for name, file in named(files or (), "--pipeline NAME=FILE").items()
+    }
+    if empty := [one.file for one in others.values() if not one.stages]:
+        raise ConfigError(f"{empty[0]}: has no stages; set one, or leave out the file")
+    if not models and not others and not settings.stages:
+        raise ConfigError(f"{settings.file}: has no stages; set one, or give --model or --pipeline")
+    asked: Sequence[str | None] = models or (() if others else (None,))
     found: list[Config] = [
         replace(settings, stages=configured(file, model=one, family=family, allow=allow, depth=depth).stages)
         for one in asked
     ]
     names = [names_of(one)[1] for one in found]
     clash = len(set(names)) < len(names)
-    return dict(zip(models if models and clash else names, found, strict=True))
+    own = dict(zip(models if models and clash else names, found, strict=True))
+    if twice := own.keys() & others.keys():
+        raise typer.BadParameter(f"{min(twice)!r} is a model, too; give it another name", param_hint="--pipeline")
+    return own | others
 
 
 def _run(
