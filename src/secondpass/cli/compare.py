@@ -99,7 +99,7 @@ def command(
 
     $ secondpass compare --qrels test.tsv bm25=a.trec mini=b.trec vendor=c.trec
     $ secondpass compare --collection my-collection --model my-model --json
-    $ secondpass compare --collection beir --pipeline ltr=ltr.toml --pipeline api=cohere.toml
+    $ secondpass compare --collection my-collection --pipeline api=api.toml
     """
     settings = configured(config, collection=collection, split=split, index=index)
     measure_of_order = parse_metric(metric or settings.budget.metric)
