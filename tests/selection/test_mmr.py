@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from drawn_rankings import gone, judged, ranking
 from secondpass.errors import InputError, ModelError
 from secondpass.selection.mmr import MMR
 from secondpass.testing import ManualClock
 from secondpass.types import Deadline
-from selection.drawn import gone, judged, ranking
 
 SIGNS = np.array(list(product((0.5, -0.5), repeat=4)), dtype=np.float32)  # unit vectors whose cosines are exact
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drawn_rankings import gone, ranking, texts_st
 from secondpass.errors import InputError
 from secondpass.evaluation.diagnosis import is_copy
 from secondpass.selection.near_duplicates import NearDuplicates
 from secondpass.shingles import repeats, shingles, words_of
 from secondpass.testing import ManualClock
 from secondpass.types import Deadline
-from selection.drawn import gone, ranking, texts_st
 
 LONG = "bees find the way back to their hive by the sun and by the look of the land around it"
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drawn_rankings import gone, ranking
 from secondpass.errors import InputError
 from secondpass.selection.parents import Parents
-from selection.drawn import gone, ranking
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=14), st.integers(1, 4))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from drawn_rankings import gone, judged
 from secondpass.cascade import Cascade, Stage
 from secondpass.errors import InputError, SecondpassError
 from secondpass.registry import _BUILT_IN, resolve
@@ -18,7 +19,6 @@ from secondpass.selection.threshold import RiskControl, Threshold
 from secondpass.selection.token_budget import TokenBudget
 from secondpass.testing import ListRetriever, ManualClock, OverlapReranker, check_reranker, check_selector
 from secondpass.types import NEVER, Deadline, Ranking, Selector
-from selection.drawn import gone, judged
 
 CHECKED = Ranker(model="a model", digest="0" * 32, template="", calibration="")  # what check_selector's rankings tell
 GUARANTEE = Guarantee(alpha=0.1, threshold=0.3, queries=50, grade=1, risk=0.05, kept=0.4, ranker=CHECKED)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from drawn_rankings import RANKER, gone, judged, probabilities_st, ranking
 from secondpass.errors import InputError, ModelError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.checkpoint import open_checkpoint
@@ -28,7 +29,6 @@ from secondpass.selection.risk import (
 )
 from secondpass.selection.threshold import RiskControl, Threshold
 from secondpass.types import Ranking, as_ranking
-from selection.drawn import RANKER, gone, judged, probabilities_st, ranking
 from tiny import tiny_checkpoint
 
 # The threshold itself

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from drawn_rankings import WORDS, gone, ranking
 from secondpass.errors import InputError, ModelError
 from secondpass.selection.token_budget import TokenBudget, counter
 from secondpass.types import Document, Hit, Ranking
 from secondpass.weights import locate
-from selection.drawn import WORDS, gone, ranking
 
 LONG = st.lists(st.sampled_from([*WORDS, "unbelievably", "hexagonal", "zzyzx", "\U0001f41d"]), max_size=60).map(
     " ".join
