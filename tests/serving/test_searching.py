@@ -12,6 +12,7 @@ import pytest
 from secondpass.cascade import Cascade, Stage
 from secondpass.monitoring.request_log import RequestLog
 from secondpass.rerankers.cross_encoder import CrossEncoder
+from secondpass.rerankers.fallback import Fallback
 from secondpass.retrievers.bm25 import BM25
 from secondpass.selection.near_duplicates import NearDuplicates
 from secondpass.selection.token_budget import TokenBudget
@@ -123,6 +124,23 @@ def test_what_was_shown_and_clicked_is_in_the_log(url: str, model: CrossEncoder,
     assert [one.document for one in second.shown] == [one["id"] for one in searched["results"]]
     assert second.clicks[0].position == 2
     assert {"total", "rerank", "measured"} <= first.timings.keys()
+
+
+def test_each_reranker_that_was_asked_is_counted_by_its_own_name(model: CrossEncoder) -> None:
+    class Broken:
+        def rerank(self, ranking: Any, **_: Any) -> Any:
+            raise ValueError("no answer")
+
+    last = Served("last", lambda: model)
+    stages = Stage(Fallback(Broken(), model), depth=2), Stage(last, depth=1)
+    with running(served(model, search=Cascade(BM25.build(DOCUMENTS), *stages))) as base:
+        found = httpx.post(f"{base}/v1/search", json={"query": QUERY, "top_k": 3}).json()
+        counted = httpx.get(f"{base}/metrics").text
+    assert [step["scored"] for step in found["trace"]][1:] == [0, 2, 1]
+    scored = 'secondpass_documents_total{{model="{}",status="{}"}} {}.0'
+    assert scored.format("broken", "failed", 2) in counted
+    assert scored.format(model.name, "scored", 2) in counted
+    assert scored.format("last", "scored", 1) in counted
 
 
 def test_a_shadow_sees_what_was_asked_and_changes_nothing(model: CrossEncoder, log: RequestLog) -> None:

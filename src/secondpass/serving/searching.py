@@ -72,17 +72,19 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
 
     seconds = await opened(server, size, at_once=all(served.current is not None for served, _ in models))
 
-    def rerank(until: Deadline) -> tuple[Ranking, Ranking]:
-        whole = cascade.rerank(found, deadline=until)
-        return whole, cascade.select(whole, deadline=until)
+    def rerank(until: Deadline) -> tuple[list[tuple[str, StageTrace]], Ranking, Ranking]:
+        whole, told = found, list[tuple[str, StageTrace]]()
+        for stage in cascade.stages:
+            before = len(whole.trace)
+            whole = stage.run(whole, until)
+            added = whole.trace[before:]  # of a wrapper several, one for each that it asked
+            name = getattr(stage.reranker, "name", "") if len(added) == 1 else ""
+            told += [(name or trace.name, trace) for trace in added]
+        return told, whole, cascade.select(whole, deadline=until)
 
-    ranked, selected = await admitted(server, asker, seconds, patience, rerank)
+    stages, ranked, selected = await admitted(server, asker, seconds, patience, rerank)
     took = time.perf_counter() - asker.began
-    traces = ranked.trace[len(found.trace) :]
-    stages = [
-        (getattr(stage.reranker, "name", trace.name), trace)
-        for stage, trace in zip(cascade.stages, traces, strict=False)
-    ]
+    traces = [trace for _, trace in stages]
     shown = selected.top(wanted.top_k)
     keep(server, asker, Answered(path, found, ranked, shown, stages, reading, took, patience, lambda one: one.id))
     asker.query, asker.documents = wanted.query, len(found.hits)
