@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -48,6 +48,7 @@ def brute_force(relevance: Sequence[float], likeness: NDArray[np.float64], weigh
 drawn_st = st.lists(st.tuples(st.integers(0, 15), st.sampled_from([0.0, 0.125, 0.5, 0.75, 1.0])), max_size=9)
 
 
+@settings(deadline=None)
 @given(drawn_st, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
 def test_the_order_is_the_papers(drawn: list[tuple[int, float]], weight: float) -> None:
     probabilities = [p for _, p in drawn]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn_rankings import gone, ranking, texts_st
@@ -30,6 +30,7 @@ def pieces(draw: st.DrawFn) -> str:
     return " ".join(words)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(texts_st, pieces()), max_size=12), st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.95, 1.0]))
 def test_what_a_comparison_of_all_pairs_would_remove(texts: list[str], resemblance: float) -> None:
     kept: list[int] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn_rankings import gone, ranking
@@ -11,6 +11,7 @@ from secondpass.errors import InputError
 from secondpass.selection.parents import Parents
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=14), st.integers(1, 4))
 def test_groups_in_the_order_of_their_best_and_no_more_than_so_many(parents: list[int | None], most: int) -> None:
     found = ranking(["x"] * len(parents), metadata=[{} if one is None else {"doc": one} for one in parents])

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from drawn_rankings import RANKER, gone, judged, probabilities_st, ranking
@@ -34,6 +34,7 @@ from tiny import tiny_checkpoint
 # The threshold itself
 
 
+@settings(deadline=None)
 @given(st.lists(probabilities_st, max_size=12), st.floats(0, 1))
 def test_below_goes_and_what_has_no_probability_stays(probabilities: list[float | None], threshold: float) -> None:
     chosen = Threshold(threshold).select(judged(probabilities))
@@ -78,6 +79,7 @@ def test_by_hand() -> None:
     assert controlled([*relevant[:2], [None], *relevant[3:]], 0.3) == pytest.approx(0.4)  # what has none never goes
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(probabilities_st, min_size=1, max_size=4), min_size=1, max_size=14),
     st.one_of(st.sampled_from([0.05, 0.1, 0.2, 0.5, 0.9]), st.floats(0.01, 0.99)),

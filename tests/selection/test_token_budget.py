@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -27,6 +27,7 @@ def by_words(text: str) -> int:
     return len(text.split())
 
 
+@settings(deadline=None)
 @given(st.lists(LONG, max_size=8), st.integers(1, 80), st.integers(0, 9), st.booleans())
 def test_what_fits_by_rank(texts: list[str], budget: int, overhead: int, prefix: bool) -> None:
     """Held against counting every text whole."""
