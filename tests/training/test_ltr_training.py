@@ -189,6 +189,7 @@ def test_a_model_of_rankings_and_what_is_told_of_it(tmp_path: Path) -> None:
     assert counts["learnt from"] + counts["unreached"] + counts["kept aside"] == 60
     assert counts["unreached"] <= 2
     assert next(iter(lineage["gain"])) == "good"
+    assert (lineage["candidates"], lineage["source"]) == (30, "toy")
     aside = lineage["aside"]
     assert aside["queries"] == 12
     assert aside["model"] > 0.9 > aside["first"] + 0.3

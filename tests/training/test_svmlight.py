@@ -46,9 +46,13 @@ def test_queries_by_a_file_beside(tmp_path: Path) -> None:
     assert dense(table) == [[1, 0, 0, 0, 0, 2], [0, 3, 0, 0, 0, 0], [0] * 6]
 
 
-def test_features_that_were_not_asked_for_are_left_out_and_counted(tmp_path: Path) -> None:
-    table, numbers = read_svmlight(file(tmp_path, "2 1:1 3:3 7:7\n1 7:1\n0 2:2\n", "3\n"), range(2, 4))
-    assert (numbers, table.left_out, dense(table)) == (range(2, 4), 3, [[0, 3], [0, 0], [2, 0]])
+def test_of_another_file_s_features_all_have_a_column_and_no_others_may_come(tmp_path: Path) -> None:
+    path = file(tmp_path, "2 2:1\n0 3:2\n", "2\n")
+    table, numbers = read_svmlight(path, range(1, 5))
+    assert (numbers, dense(table)) == (range(1, 5), [[0, 1, 0, 0], [0, 0, 2, 0]])
+    for others in (range(1, 3), range(3, 5)):
+        with pytest.raises(CollectionError, match=r"rows.txt:[12]: feature [23] was not learnt from, only those from"):
+            read_svmlight(path, others)
 
 
 def test_a_gzipped_file(tmp_path: Path) -> None:

@@ -202,13 +202,13 @@ def train_on_rankings(
     drawing = random.Random(boosting.seed)
     learnt_from, kept = _Gathered(), _Gathered()
     held: list[tuple[tuple[str, ...], Mapping[str, int], NDArray[np.float64]]] = []
-    asked = unreached = 0
+    asked = unreached = most = 0
     for ranking in rankings:
         judged = qrels.get(ranking.query_id, {})
         grades = [max(judged.get(name, 0), 0) for name in ranking.ids]
         if max(grades, default=0) >= GRADES:
             raise InputError(f"query {ranking.query_id!r} has a grade of {max(grades)}; the most is {GRADES - 1}")
-        asked += 1
+        asked, most = asked + 1, max(most, len(ranking))
         progress("candidates", asked, len(qrels))
         if ranking.query_id in aside:
             rows = features.of(ranking)
@@ -234,6 +234,7 @@ def train_on_rankings(
         "source": source,
         "licence": licence,
         "queries": {"learnt from": len(train.sizes), "unreached": unreached, "kept aside": len(held)},
+        "candidates": most,
         "negatives": negatives,
         **_lineage(train, boosting, learnt),
         "aside": _report(held, learnt.predict) if held else None,

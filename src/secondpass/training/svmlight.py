@@ -32,12 +32,11 @@ _FEATURES = 1 << 20  # a number above this is no feature
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """Judged rows, one query behind the other: `rows` float64[n, features], dense or a scipy CSR matrix, `grades`
-    int32[n], and the number of rows of each query. `left_out`: values of features that were not asked for."""
+    int32[n], and the number of rows of each query."""
 
     rows: Any
     grades: NDArray[np.int32]
     sizes: tuple[int, ...]
-    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.grades)
@@ -53,7 +52,7 @@ class Table:
 def read_svmlight(path: str | Path, numbers: range | None = None) -> tuple[Table, range]:
     """The rows of a file (or .gz), and the numbers of its features: from 1, or 0 where that occurs, to the highest.
 
-    With `numbers` those are the features, and values of others are counted and left out. Queries are told apart by
+    With `numbers` those are the features, and there may be no others. Queries are told apart by
     `qid:` tokens, or by FILE.query: a line for each query with the number of its rows.
 
     Raises CollectionError for a line that is not of the form, a grade that is no whole number from 0 to 30, a query
@@ -76,7 +75,7 @@ def read_svmlight(path: str | Path, numbers: range | None = None) -> tuple[Table
             if grades.buffer_info()[1] > 1 and (query is None) != (last is None):
                 raise CollectionError(f"{where}: some lines have a qid and some have none; give each one, or none")
             if query is None:
-                _read_features(fields[1:], values, columns, where)
+                _read_features(fields[1:], values, columns, numbers, where)
             else:
                 if query != last:
                     if query in seen:
@@ -84,7 +83,7 @@ def read_svmlight(path: str | Path, numbers: range | None = None) -> tuple[Table
                     seen.add(query)
                     sizes.append(0)
                 sizes[-1] += 1
-                _read_features(fields[2:], values, columns, where)
+                _read_features(fields[2:], values, columns, numbers, where)
             last = query
             ends.append(len(values))
     if not grades:
@@ -97,11 +96,9 @@ def read_svmlight(path: str | Path, numbers: range | None = None) -> tuple[Table
     data, indices = np.array(values, np.float64), np.array(columns, np.int32)
     found = range(min(1, int(indices.min(initial=1))), int(indices.max(initial=0)) + 1)
     numbers = found if numbers is None else numbers
-    known = (indices >= numbers.start) & (indices < numbers.stop)
-    before = np.concatenate([[0], np.cumsum(known)])[np.array(ends, np.int64)]
     shape = (len(grades), len(numbers))
-    rows = sparse.csr_matrix((data[known], indices[known] - numbers.start, before), shape=shape)
-    return Table(rows, np.array(grades, np.int32), tuple(sizes), int(np.count_nonzero(~known))), numbers
+    rows = sparse.csr_matrix((data, indices - numbers.start, np.array(ends, np.int64)), shape=shape)
+    return Table(rows, np.array(grades, np.int32), tuple(sizes)), numbers
 
 
 def _grade(text: str, where: str) -> int:
@@ -114,7 +111,9 @@ def _grade(text: str, where: str) -> int:
     return int(grade)
 
 
-def _read_features(fields: list[str], values: array[float], columns: array[int], where: str) -> None:
+def _read_features(
+    fields: list[str], values: array[float], columns: array[int], numbers: range | None, where: str
+) -> None:
     """Append `number:value` for each field; numbers must rise, as all writers of this form have them."""
     last = -1
     for field in fields:
@@ -127,6 +126,9 @@ def _read_features(fields: list[str], values: array[float], columns: array[int],
             raise CollectionError(f"{where}: {field[:40]!r} is no feature; write number:value, such as 12:0.5")
         if number <= last:
             raise CollectionError(f"{where}: feature {number} comes after {last}; give each once, in rising order")
+        if numbers is not None and number not in numbers:
+            told = f"from {numbers.start} to {numbers.stop - 1}"
+            raise CollectionError(f"{where}: feature {number} was not learnt from, only those {told}")
         last = number
         columns.append(number)
         values.append(value)
