@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))  # benches are scripts, not a package
 
-from broken_service import Action, Asked, Service, hang, reply, slow
+from broken_service import Action, Asked, Service, hang, reply
 
 __all__ = [
     "Action",
@@ -26,7 +26,6 @@ __all__ = [
     "prompt",
     "query",
     "reply",
-    "slow",
     "sorts",
 ]
 

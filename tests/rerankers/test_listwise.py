@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from scripted_chat import (
     prompt,
     query,
     reply,
-    slow,
     sorts,
 )
 from secondpass.config import build_stages, read_config
@@ -111,10 +111,17 @@ def test_the_best_come_to_the_top(ask: Ask, method: str, calls: int) -> None:
 
 
 def test_windows_that_do_not_wait_for_each_other_are_asked_for_together(ask: Ask) -> None:
-    with Service(slow(0.05, sorts(hidden))) as service:
-        ask(service, method="top-down", concurrency=3).rerank(numbered(100))
+    right, together = sorts(hidden), threading.Barrier(3, timeout=60)
+
+    def waiting(connection: Any, asked: Asked) -> bool:
+        together.wait()  # for two others, or this fails
+        return right(connection, asked)
+
+    with Service(right, *[waiting] * 3, right) as service:
+        found = ask(service, method="top-down", concurrency=3).rerank(numbered(100))
         assert service.most == 3
-    with Service(slow(0.01, sorts(hidden))) as service:
+    assert list(found.ids[:10]) == best(100)[:10]
+    with Service(right) as service:
         ask(service, method="sliding", concurrency=3).rerank(numbered(100))
         assert service.most == 1
 
@@ -261,6 +268,7 @@ def test_a_failure_costs_no_document_and_the_next_reranker_is_asked(ask: Ask, ac
         assert found.ids == ranking.ids
         assert {hit.status for hit in found.hits} == {Status.FAILED}
         assert why in found.trace[-1].detail["failed"]
+        assert found.trace[-1].detail["billed"]["told"] == (why == "names none of the passages")
         assert KEY not in repr(found.trace)
         behind = Fallback(reranker, OverlapReranker()).rerank(ranking)
     assert behind.hits == OverlapReranker().rerank(ranking).hits

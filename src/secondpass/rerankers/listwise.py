@@ -177,7 +177,7 @@ class _Asking:
     attempts: int = 0
     waited_s: float = 0.0
     tokens: list[int] = field(default_factory=lambda: [0, 0])  # of prompts, and of answers
-    told: bool = True  # each answer has said what it used
+    told: bool = True  # every call has said what it used
     mended: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -217,6 +217,7 @@ class _Asking:
         self.attempts += reply.attempts
         self.waited_s += reply.waited_s
         if isinstance(reply, RemoteError):
+            self.told = False
             late = reply.kind == "deadline"
             self.ended = self.ended or (Status.DEADLINE if late else Status.FAILED)
             if not late:
