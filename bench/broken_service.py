@@ -58,11 +58,7 @@ def results(asked: Asked) -> list[dict[str, Any]]:
 
 def reply(status: int, body: object = None, **headers: str) -> Action:
     """A status, a body (bytes as they are, else JSON), and headers (`retry_after="1"`)."""
-    raw = (
-        body
-        if isinstance(body, bytes)
-        else json.dumps({"message": "not now"} if body is None else body).encode()
-    )
+    raw = body if isinstance(body, bytes) else json.dumps({"message": "not now"} if body is None else body).encode()
 
     def act(connection: socket.socket, asked: Asked) -> bool:
         connection.sendall(_head(status, len(raw), headers) + raw)

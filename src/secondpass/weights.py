@@ -24,7 +24,11 @@ __all__ = [
 ]
 
 _MODELS = Path(__file__).resolve().parent / "models"
-SHIPPED = {"secondpass-mini": _MODELS / "mini", "secondpass-static": _MODELS / "static"}
+SHIPPED = {
+    "secondpass-mini": _MODELS / "mini",
+    "secondpass-nano": _MODELS / "nano",
+    "secondpass-static": _MODELS / "static",
+}
 GRAPH_FILES = {
     "onnx": ("onnx/model.onnx",),
     "openvino": ("openvino/openvino_model.xml", "openvino/openvino_model.bin"),

@@ -92,6 +92,11 @@ def test_the_embedding_model_is_described_too(run: Run) -> None:
     assert "whole texts are read" in run("models", "secondpass-static").out
 
 
+def test_what_ships_was_run_where_it_was_written(run: Run) -> None:
+    for name in ("secondpass-mini", "secondpass-nano"):
+        assert json.loads(run("models", name, "--json").out)[0]["verified"] is True
+
+
 def test_what_ships_and_what_the_catalog_knows_is_listed(run: Run) -> None:
     rows = listing(run, "--machine-hour", 0.5)
     assert list(rows) == [*SHIPPED, *catalog()]

@@ -14,10 +14,11 @@ from secondpass.types import Status
 from secondpass.weights import SHIPPED
 
 FOLDER = SHIPPED["secondpass-mini"]
+NANO = SHIPPED["secondpass-nano"]
 PLAIN = Path(__file__).parents[2] / "weights" / "plain"
 
 
-@pytest.mark.parametrize("folder", [FOLDER, PLAIN], ids=["mini", "plain"])
+@pytest.mark.parametrize("folder", [FOLDER, NANO, PLAIN], ids=["mini", "nano", "plain"])
 @pytest.mark.parametrize(
     ("engine", "profile"),
     [
@@ -51,14 +52,15 @@ def test_it_tells_an_answer_from_what_is_about_something_else(cache: Path) -> No
         assert (scores.values[1] or 0) > (scores.values[0] or 0), query
 
 
-def test_one_small_file_of_weights() -> None:
-    weights = [path for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx", ".pt")]
+@pytest.mark.parametrize(("folder", "most"), [(FOLDER, 50_000_000), (NANO, 30_000_000)], ids=["mini", "nano"])
+def test_one_small_file_of_weights(folder: Path, most: int) -> None:
+    weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx", ".pt")]
     assert sorted(path.name for path in weights) == [SCALES, "model.safetensors"]
-    assert (FOLDER / "model.safetensors").stat().st_size <= 50_000_000
-    assert (FOLDER / SCALES).stat().st_size <= 100_000
+    assert (folder / "model.safetensors").stat().st_size <= most
+    assert (folder / SCALES).stat().st_size <= 100_000
 
 
-@pytest.mark.parametrize("folder", [FOLDER, PLAIN], ids=["mini", "plain"])
+@pytest.mark.parametrize("folder", [FOLDER, NANO, PLAIN], ids=["mini", "nano", "plain"])
 def test_the_card_names_every_set_with_its_licence_and_the_history_of_the_base(folder: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))

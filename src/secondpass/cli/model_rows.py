@@ -163,7 +163,8 @@ def timed(rows: Iterable[Listed], *, cache: Path | None) -> Iterator[Listed]:
             yield replace(row, seconds=yardstick, how="measured" if yardstick else "")
             continue
         if row.name not in known:
-            yield row  # embeddings: nothing is computed a token
+            ours = _measured(open_checkpoint(row.name), cache) if row.kind == "reranker" else None
+            yield replace(row, seconds=ours, how="measured") if ours else row  # of embeddings nothing is a token's
             continue
         one, seconds = known[row.name], None
         if row.offline and not row.needs and row.parameters <= _MOST_TIMED:
