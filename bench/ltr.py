@@ -1,14 +1,14 @@
 """A learned ranker between BM25 and the cross-encoder, at the same processor time as the cross-encoder alone.
 
-    python bench/ltr.py [--data FOLDER] [--queries 90] [--timed 5] [--work FOLDER] [--only cosqa,scifact] [--dry]
+    python bench/ltr.py [--data FOLDER] [--queries 80] [--timed 4] [--work FOLDER] [--only cosqa,scifact] [--dry]
 
 Three ways from a query to its top 10: BM25's first 100 through the cross-encoder; BM25's first 1,000 through trees over
 words and the best of them through it; and the same with trees that see a cosine, too, over documents that were seen
 before. How many the last stage gets is what takes as much processor time as the first way, found on training queries;
 the time is then measured again on test queries, in turns. The trees with a cosine learn from queries that no shipped
 model was trained on, since the encoder's own training queries would flatter it. Also: what the trees take for 1,000
-rows, and nDCG on LightGBM's own example beside LightGBM itself. It takes about ten minutes of two free cores, and three
-more for the trees, which --work keeps.
+rows, and nDCG on LightGBM's own example beside LightGBM itself. It takes about a quarter of an hour of two free cores,
+and some minutes more for the trees, which --work keeps.
 """
 
 from __future__ import annotations
@@ -271,8 +271,8 @@ def example(data: Path, work: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, print, and write bench/results/ltr.json."""
     parser = arguments(__doc__)
-    parser.add_argument("--queries", type=int, default=90, help="test queries of each collection, drawn by a seed")
-    parser.add_argument("--timed", type=int, default=5, help="queries of each that times are taken of")
+    parser.add_argument("--queries", type=int, default=80, help="test queries of each collection, drawn by a seed")
+    parser.add_argument("--timed", type=int, default=4, help="queries of each that times are taken of")
     parser.add_argument("--work", type=Path, default=Path("ltr.work"), help="where trained trees are kept")
     parser.add_argument("--only", default="", help="collections by name, with commas")
     parser.add_argument("--dry", action="store_true", help="write no result")

@@ -158,7 +158,10 @@ def test_what_is_kept_changes_nothing() -> None:
     plain = features(spec).of(ranking)
     for _ in range(2):
         assert np.array_equal(keeping.of(ranking), plain, equal_nan=True)
-    moved = ranking_of("bee dance", [("bee dance", "", 1, 2.0), ("", "bee dance", 1, 2.0)])  # same words, other fields
+    # the same words, parted otherwise
+    moved = ranking_of(
+        "bee dance", [("bee dance", "hive", 1, 2.0), ("bee", "dance hive", 1, 2.0), ("", "bee dance hive", 1, 2.0)]
+    )
     assert np.array_equal(keeping.of(moved), features(spec).of(moved), equal_nan=True)
 
 

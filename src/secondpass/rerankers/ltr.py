@@ -1,4 +1,4 @@
-"""LearnedToRank: trees over features, which cost a hundredth of a cross-encoder and see a thousand candidates.
+"""LearnedToRank: trees over features, which cost so little that they can look at a thousand candidates.
 
 Knows: rankings, features, and LightGBM (extra `ltr`) to ask. Refuses to know: what the features are, how trees grow.
 
