@@ -212,6 +212,13 @@ def test_odd_queries_and_texts_give_rows(query: str) -> None:
     assert not np.isinf(found).any()
 
 
+def test_words_that_nobody_asked_for_count_for_nothing_however_many_there_are() -> None:
+    others = " ".join(f"w{n}" for n in range(30_000))
+    found = dict(zip(SPEC.names, features().of(ranking_of("bee hive sun", [("", others, None, None)]))[0], strict=True))
+    assert found["text_length"] == 30_000
+    assert [found[f"text_{name}"] for name in ("bm25", "coverage", "phrase", "exact")] == [0.0] * 4
+
+
 def test_no_candidates_give_no_rows() -> None:
     assert features().of(Ranking("bee")).shape == (0, len(SPEC.names))
 
