@@ -243,12 +243,14 @@ ANY = st.text(st.characters(categories=None), max_size=20)  # lone surrogates an
 def formatted(form: Form, event: str, fields: dict[str, Any], *, query: str) -> str:
     """As `answered` and `happened` hand it over, without a logger."""
     logger, kept = logging.getLogger("secondpass"), Kept()
+    before, logger.propagate = logger.propagate, False  # else pytest captures what its workers cannot send
     logger.addHandler(kept)
     try:
         happened(event, level="error", **fields)
         request(status=500, query=query, texts=[query], error=raised(ValueError(query)))
     finally:
         logger.removeHandler(kept)
+        logger.propagate = before
     return "\n".join(Lines(form, texts=True).format(record) for record in kept.records)
 
 
