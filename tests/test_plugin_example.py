@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(EXAMPLE, folder / "source")  # what a build leaves behind is not left in the repository
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", "site", "./source"]
-    done = subprocess.run([*install, *offline], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([*install, *offline], cwd=folder, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -38,7 +38,12 @@ def run(place: Path, *arguments: str, given: str = "") -> subprocess.CompletedPr
     path = os.pathsep.join(filter(None, (str(place / "site"), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=place / "source", env=environment, input=given, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=place / "source",
+        env=environment,
+        input=given,
+        capture_output=True,
+        encoding="utf-8",
     )
 
 
@@ -78,7 +83,7 @@ def test_it_is_not_known_without_the_package() -> None:
         cwd=EXAMPLE,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1
     assert "there is no reranker called 'longest-run'" in " ".join(done.stderr.split())
