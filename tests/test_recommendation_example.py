@@ -36,7 +36,7 @@ def test_it_runs_and_learns_and_its_runs_can_be_compared(tmp_path: Path) -> None
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "100"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\d\. (\S.*?) +ndcg@10 (\S+) ", done.stdout, flags=re.M)
@@ -46,7 +46,9 @@ def test_it_runs_and_learns_and_its_runs_can_be_compared(tmp_path: Path) -> None
     assert "What the trees go by: " in done.stdout
     runs = {name: f"out/{name}.trec" for name in ("bm25", "trees", "cross-encoder", "trees-then-both")}
     compare = ["compare", "--qrels", "out/test.tsv", *(f"{name}={file}" for name, file in runs.items()), "--json"]
-    told = subprocess.run([sys.executable, "-m", "secondpass", *compare], cwd=tmp_path, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-m", "secondpass", *compare], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
     assert told.returncode == 0, told.stderr
     compared = {row["name"]: row["mean"] for row in json.loads(told.stdout)["rows"]}
     assert compared["trees"] == pytest.approx(means["trees"], abs=0.001)

@@ -168,7 +168,7 @@ def test_a_missing_special_token_is_refused(tmp_path: Path, lost: str) -> None:
 
 def test_a_missing_answer_token_is_refused(tmp_path: Path) -> None:
     folder = language_model(tmp_path / "m")
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     del tokenizer["model"]["vocab"]["yes"]
     merged = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["model"]["merges"]]
     tokenizer["model"]["merges"] = [pair for pair in merged if "".join(pair.split(" ")) != "yes"]
@@ -204,7 +204,7 @@ def test_an_instruction_goes_where_the_family_has_a_place_for_it(tmp_path: Path,
 
 def test_a_tokenizer_without_special_tokens_around_a_pair_is_refused(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "m")
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
     with pytest.raises(ModelError, match="no special tokens around a pair"):
         open_checkpoint(folder)

@@ -216,7 +216,7 @@ def test_what_cannot_be_opened_or_run_is_a_failed_check(tmp_path: Path, tiny: Pa
     (folder := tmp_path / "wordless").mkdir()
     for file in tiny.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     # a letter is a token, and whatever is longer has none
     settings["normalizer"] = {"type": "Replace", "pattern": {"Regex": ".{2,}"}, "content": ""}
     (folder / "tokenizer.json").write_text(json.dumps(settings))
