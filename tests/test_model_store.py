@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import stat
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from killed import killed
 from secondpass.disk import lock, unlock
 from secondpass.errors import InputError, ModelError, StoreError
 from secondpass.model_store import Event, Given, check_place, history, promote, roll_back
@@ -254,16 +254,14 @@ def test_an_event_reads_back_as_written(store: Path) -> None:
 
 
 HARNESS = """
-import json, os, shutil, signal, sys
+import json, sys
 from pathlib import Path
 
+from killed import outcomes
 from secondpass.model_store import Given, history, promote, roll_back
-from secondpass.serving.models import Served
-from secondpass.weights import folder_digest, is_store, locate, place_in, stored
+from secondpass.weights import folder_digest, is_store, locate, stored
 
-os.fsync = lambda handle: None  # a kill, unlike a power cut, loses nothing that was written
 scenario, start, new_model, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree"}
 
 def given(folder):
     return Given(folder.name, folder, folder_digest(folder))
@@ -281,53 +279,16 @@ def state(store):
         return None
     return [locate(store).name, [[event.event, event.digest, event.replaced] for event in history(store)]]
 
-def changes(event, args):
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-    return event in CHANGES or (event == "open" and bool(args[2] & writes))
-
-def fresh(name):
-    if scenario != "first":
-        shutil.copytree(start, work / name)
-    return work / name
-
-old = state(fresh("old"))
-act(fresh("new"))
-new = state(work / "new")
-assert old != new
-seen, n, killed = [], 0, True
-while killed:
-    n += 1
-    store = fresh(str(n))
-    child = os.fork()
-    if not child:
-        events = 0
-        def watch(event, args):
-            global events
-            if changes(event, args):
-                events += 1
-                if events == n:
-                    if event == "open" and args[1] == "w":  # killed in the middle of writing it (raw mode: no "b")
-                        Path(args[0]).write_bytes(b"half of i")
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(watch)
-        try:
-            act(store)
-        finally:
-            os._exit(0 if sys.exc_info()[0] is None else 1)
-    status = os.waitpid(child, 0)[1]
-    killed = os.WIFSIGNALED(status)
-    assert killed or os.WEXITSTATUS(status) == 0, "the change failed"
-    left = state(store)
-    seen.append("new" if left == new else "old" if left == old else "broken")
-    if left == old:  # what was killed can be done again
+def after(store, left, new, n):
+    if left != new:  # what was killed can be done again
         act(store)
         assert state(store) == new, n
     for path in (store / "models").iterdir():
         assert not path.name.startswith(".") or left == new, n
         if not path.name.startswith("."):
             stored(store, path.name)
-    shutil.rmtree(store)
-print(json.dumps(seen))
+
+print(json.dumps(outcomes(None if scenario == "first" else start, work, act, state, after)))
 """
 
 
@@ -338,10 +299,7 @@ def test_a_kill_at_any_moment_leaves_the_old_state_or_the_new(
 ) -> None:
     """A process is killed at its n-th change to a file, for every n; what is left opens, and goes on."""
     (tmp_path / "work").mkdir()
-    arguments = [scenario, str(store), str(made[3].folder), str(tmp_path / "work")]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", HARNESS, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = killed(HARNESS, scenario, store, made[3].folder, tmp_path / "work")
     assert len(seen) > steps, "the harness saw the files being written"
     assert seen == sorted(seen, key=["old", "new"].index), "once the new model is current, it stays"
     assert {"old", "new"} == set(seen)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from killed import killed
 from secondpass.errors import IndexFolderError, InputError
 from secondpass.retrievers.bm25 import BM25, Postings
 from secondpass.retrievers.folder import publish, read_manifest
@@ -333,17 +334,16 @@ def test_everything_is_on_disk_before_the_manifest_names_it(
 # Kills
 
 HARNESS = """
-import json, os, shutil, signal, sys
+import json, sys
 from pathlib import Path
 
+from killed import outcomes
 from secondpass.errors import IndexFolderError
 from secondpass.retrievers.bm25 import BM25, Postings
 from secondpass.retrievers.index import Index
 from secondpass.types import Document
 
-os.fsync = lambda handle: None  # a kill, unlike a power cut, loses nothing that was written
 scenario, start, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 MORE = [Document("x", "bees and ants"), Document("y", "a hive")]
 
 def act(folder):
@@ -375,46 +375,7 @@ def leftovers(folder):
     homes = {path.name for path in (folder / "segments").iterdir()}
     return sorted(files ^ named) + sorted(homes ^ {record["name"] for record in segments})
 
-def changes(event, args):
-    # whether an event is about to change what is on disk; a kill between two such events leaves the same
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-    return event in CHANGES or (event == "open" and bool(args[2] & writes))
-
-def fresh(name):
-    folder = work / name
-    if scenario != "save new":
-        shutil.copytree(start, folder)
-    return folder
-
-old = state(fresh("old"))
-act(fresh("new"))
-new = state(work / "new")
-assert old != new
-seen, n, killed = [], 0, True
-while killed:
-    n += 1
-    folder = fresh(str(n))
-    child = os.fork()
-    if not child:
-        events = 0
-        def watch(event, args):
-            global events
-            if changes(event, args):
-                events += 1
-                if events == n:
-                    if event == "open" and args[1] == "w":  # killed in the middle of writing it (raw mode: no "b")
-                        Path(args[0]).write_bytes(b"half of i")
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(watch)
-        try:
-            act(folder)
-        finally:
-            os._exit(0 if sys.exc_info()[0] is None else 1)
-    status = os.waitpid(child, 0)[1]
-    killed = os.WIFSIGNALED(status)
-    assert killed or os.WEXITSTATUS(status) == 0, "the update failed"
-    left = state(folder)
-    seen.append("new" if left == new else "old" if left == old else "broken")
+def after(folder, left, new, n):
     if left is None:  # the save that was killed can be done again
         act(folder)
         assert state(folder) == new, n
@@ -423,8 +384,8 @@ while killed:
         index.add([Document("after", "bees after all")])
         assert [document.id for document in Index.open(folder)] == [id for id, _ in left[0]] + ["after"], n
     assert leftovers(folder) == [], (n, leftovers(folder))
-    shutil.rmtree(folder)
-print(json.dumps(seen))
+
+print(json.dumps(outcomes(None if scenario == "save new" else start, work, act, state, after)))
 """
 
 
@@ -432,10 +393,7 @@ print(json.dumps(seen))
 @pytest.mark.parametrize("scenario", ["update", "delete", "compact", "save over", "save new"])
 def test_a_kill_at_any_moment_leaves_the_old_index_or_the_new(scenario: str, saved: Path, tmp_path: Path) -> None:
     """A process is killed at its n-th change to a file, for every n; what is left opens, and goes on."""
-    command = [sys.executable, "-W", "ignore", "-c", HARNESS, scenario, str(saved), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = killed(HARNESS, scenario, saved, tmp_path)
     assert len(seen) > 15, "the harness saw the files being written"
     assert seen == sorted(seen, key=["old", "new"].index), "once the new index is there, it stays"
     assert {"old", "new"} == set(seen)
