@@ -882,6 +882,39 @@ def clicks_trained(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/clicks.py`."])
 
 
+def install(result: dict[str, Any]) -> str:
+    """What an installation weighs and how long an import takes, beside others."""
+    rows = ["| library | version | packages | installed | import | to the first score |", "|---" * 6 + "|"]
+    for row in result["rows"]:
+        first = "–" if row["first_score_s"] is None else f"{row['first_score_s']:.1f} s"
+        rows.append(
+            f"| {row['library']} | {row['version']} | {row['packages']} | {row['bytes'] / 1e6:,.0f} MB "
+            f"| {row['import_s'] * 1000:,.0f} ms | {first} |"
+        )
+    told = (
+        f"Of secondpass {result['models_bytes'] / 1e6:.0f} MB are its models, the wheel has "
+        f"{result['wheel_bytes'] / 1e6:.0f} MB; what the others download at first use is not counted. torch is a CPU "
+        "build. Import: what a process takes longer than one that imports nothing; first score: of one pair by the "
+        "same checkpoint, from the start of the process; medians, in turns."
+    )
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/install.py`."])
+
+
+def extras(result: dict[str, Any]) -> str:
+    """What each extra adds, and for which Pythons everything has a wheel."""
+    rows = ["| extra | brings | adds | Pythons |", "|---" * 4 + "|"]
+    for row in result["extras"]:
+        needs = ", ".join(re.split(r"[>=<;\[]", need)[0] for need in row["needs"])
+        adds = f"{row['packages']} packages, {row['bytes'] / 1e6:,.0f} MB" if row["extra"] else ""
+        name = f"`{row['extra']}`" if row["extra"] else "none"
+        rows.append(f"| {name} | {needs} | {adds} | {', '.join(row['pythons']) or 'none by wheels alone'} |")
+    told = (
+        "Beyond the plain package; what two extras share counts for both. Pythons: everything has a wheel there, by "
+        f"pip's resolver on {result['machine']['system']}; the tests ran on {result['machine']['python']}."
+    )
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/install.py`."])
+
+
 MODELS = ROOT / "src" / "secondpass" / "models"
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "quality": (quality, RESULTS / "quality.json"),
@@ -911,6 +944,8 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "clicks_trained": (clicks_trained, RESULTS / "clicks.json"),
     "alternatives": (alternatives, RESULTS / "alternatives.json"),
     "finetune": (finetune, RESULTS / "finetune.json"),
+    "install": (install, RESULTS / "install.json"),
+    "extras": (extras, RESULTS / "install.json"),
     "unlabelled": (unlabelled, RESULTS / "unlabelled.json"),
     "drift": (drift, RESULTS / "drift.json"),
     "interleaving": (interleaving, RESULTS / "interleaving.json"),
