@@ -425,6 +425,24 @@ class Moody(WholeCollection):
         return super().retrieve(query, k).top(k - self.asked % 2)
 
 
+class BreaksOnSyntax(WholeCollection):
+    def retrieve(self, query: str, k: int) -> Ranking:
+        query.format()
+        return super().retrieve(query, k)
+
+
+class ReadsNumbers(WholeCollection):
+    def __init__(self, documents: Sequence[Document]) -> None:
+        super().__init__([one for one in documents if one.id != "01"])
+
+
+class Mutates(WholeCollection):
+    def __init__(self, documents: Sequence[Document]) -> None:
+        super().__init__(documents)
+        if "page" in documents[0].metadata:
+            documents[0].metadata["page"].append(2)
+
+
 class FindsNothing(WholeCollection):
     def retrieve(self, query: str, k: int) -> Ranking:
         return Ranking(query)
@@ -438,7 +456,10 @@ RETRIEVERS = [
     (NeedsEnough, "failed with ValueError"),
     (NeedsText, "bad documents"),
     (Moody, "two answers"),
-    (FindsNothing, "own full text"),
+    (BreaksOnSyntax, "failed with"),
+    (ReadsNumbers, "not all ids"),
+    (Mutates, "mutated"),
+    (FindsNothing, "not all ids"),
 ]
 
 

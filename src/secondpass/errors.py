@@ -13,6 +13,7 @@
     ├── CacheUnreachableError a score cache does not answer; requests go on without it
     ├── LogUnreachableError   the database of a request log does not do what it is asked
     ├── RemoteError           a service over HTTP gives no usable answer
+    ├── RetrieverError        the database or search engine of a first stage gives no answer
     └── MissingExtraError     an optional dependency is not installed
 
 Knows: the tree. Refuses to know: who raises what. A message says what is wrong,
@@ -20,6 +21,8 @@ where, and what to do about it.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 __all__ = [
     "CacheUnreachableError",
@@ -34,6 +37,7 @@ __all__ = [
     "ModelError",
     "ParityError",
     "RemoteError",
+    "RetrieverError",
     "SecondpassError",
     "StoreError",
 ]
@@ -115,6 +119,17 @@ class RemoteError(SecondpassError):
         self.attempts = attempts
         self.seconds = seconds
         self.waited_s = waited_s
+
+
+class RetrieverError(SecondpassError):
+    """The database or search engine of a first stage gave no answer. The message holds no password and no query.
+
+    `kind` is "timeout", "connection" (none, or it was lost) or "refused" (it answers, but not what was asked).
+    """
+
+    def __init__(self, message: str, *, kind: Literal["timeout", "connection", "refused"]) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class MissingExtraError(SecondpassError, ImportError):

@@ -20,6 +20,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -46,6 +47,7 @@ __all__ = [
     "OverlapReranker",
     "check_pointwise",
     "check_reranker",
+    "check_retrieval",
     "check_retriever",
     "check_selector",
 ]
@@ -83,6 +85,15 @@ _BAD: Mapping[str, object] = MappingProxyType(
         "emoji": "\U0001f469\u200d\U0001f469\u200d\U0001f467\U0001f41d",
     }
 )
+_HOSTILE = (
+    *("'", '"', "`", "\\", "\\'", '"unbalanced', "''", '""', "%", "%s", "%(id)s", "{", "{}", "${id}", "$1", "?"),
+    *(":id", ";", "--", "/*", "AND", "bees AND", "OR OR", "NOT", "bees NOT hive", "NEAR(bees hive)", "bees NEAR/2"),
+    *("text:bees", "-bees", "+", "^bees", "bee*", "*", "(", ")", "(bees", "[* TO *]", "[a TO", "/bees/", "bees~2"),
+    *("bees^2", "!bees", "a & b |", "<->", "a <2> b", "bees:*", "'; DROP TABLE documents; --", '") OR 1 = 1 --'),
+    *('{"match_all": {}}', "\x00", "bees \x00 hive", "\ud800 bees", "\n\t", "bees\\"),
+)
+"""What is syntax somewhere: in SQL, FTS5, tsquery, Lucene, JSON, templates."""
+_HOSTILE_IDS = ("'", '"; --', "a b", "a/b?c#d", "%s", "{}", "Größe", "\u202e", "🐝", "..", "_x", "1", "01", "null")
 # A cascade's later stage may be cut off, or see less, on the order of an earlier one: so not DEADLINE, BEYOND_DEPTH.
 _UNSCORABLE = frozenset({Status.EMPTY, Status.NOT_TEXT, Status.BAD_SCORE, Status.QUERY_TOO_LONG})
 _NOT_TEXT = frozenset(name for name, text in _BAD.items() if not isinstance(text, str))
@@ -346,29 +357,50 @@ def check_retriever(make_from_documents: Callable[[Sequence[Document]], Retrieve
     - At most k hits, each a document of the collection as it was indexed (metadata too), none twice.
     - Best first: scores never rise; `first_score` is the score, `first_rank` counts from 1,
       the status is `retrieved`; the ranking carries the query as it was asked.
-    - k beyond the collection, an empty query, unknown words, odd Unicode are no failures.
+    - k beyond the collection, an empty query, unknown words, odd Unicode are no failures, nor is what is syntax
+      somewhere: quotes, operators, statements of SQL.
     - The same question has the same answer.
-    - The document that a query quotes in full is found.
+    - The document that a query quotes in full is found; ids come back as they were, whatever they look like.
     - Bad documents (empty, not text, 1 MB, odd Unicode) neither fail the collection nor hide the others.
+    - The documents that are handed in are not mutated.
+
+    For queries of your own, such as those that hypothesis draws, there is `check_retrieval`.
 
     Raises AssertionError naming the promise that is broken.
     """
     odd = [text for text in _BAD.values() if isinstance(text, str) and len(text) < 10_000]
     collections = {"one document": _documents(_TEXTS[:1]), "an ordinary collection": _documents()}
+    named = [Document(id, f"bees of the hive {number}") for number, id in enumerate(_HOSTILE_IDS)]
+    collections["a collection with odd ids"] = named
     collections["a collection with bad documents"] = [*_bad_documents(), *_documents()]
     for where, documents in collections.items():
+        given = deepcopy([(one.id, one.text, one.title, dict(one.metadata)) for one in documents])
         try:
             retriever = make_from_documents(documents)
         except Exception as error:
             raise AssertionError(f"{where}: it cannot be made ({type(error).__name__}: {error})") from error
         for query in (_QUERY, "zzyzx qwrtz", *_TEXTS, *odd):
             for k in (1, 3, 10 * len(documents)):
-                _check_retrieval(retriever, documents, query, k, f"{where}, query {query[:40]!r}, k = {k}")
+                check_retrieval(retriever, documents, query, k, where)
+        for query in _HOSTILE:
+            check_retrieval(retriever, documents, query, 3, where)
+        kept = [(one.id, one.text, one.title, dict(one.metadata)) for one in documents]
+        _promise(kept == given, f"{where}: the documents that were handed in have been mutated")
+        if documents is named:
+            found = retriever.retrieve("bees of the hive", len(named)).ids
+            _promise(sorted(found) == sorted(_HOSTILE_IDS), f"{where}: not all ids come back, or not as they were")
     found = retriever.retrieve(_TEXTS[5], len(documents)).ids
     _promise("d5" in found, "a document is not found by its own full text")
 
 
-def _check_retrieval(retriever: Retriever, documents: Sequence[Document], query: str, k: int, where: str) -> None:
+def check_retrieval(
+    retriever: Retriever, documents: Sequence[Document], query: str, k: int, where: str = "the collection"
+) -> None:
+    """Check one answer of a retriever over `documents`: see check_retriever. `where` begins what is said of it.
+
+    Raises AssertionError naming the promise that is broken.
+    """
+    where = f"{where}, query {query[:40]!r}, k = {k}"
     try:
         result = retriever.retrieve(query, k)
         again = retriever.retrieve(query, k) if k == 3 else result
