@@ -74,6 +74,7 @@ def test_predict_takes_what_sentence_transformers_takes(encoder: CrossEncoder) -
         encoder.predict([("a", "b"), "c"])
     with pytest.raises(InputError, match="convert_to_tensor"):
         encoder.predict(pairs, convert_to_tensor=True)
+    encoder.predict(pairs, prompt_name=None, convert_to_tensor=False)  # as its own evaluators do
 
 
 def test_pairs_without_a_score_are_nan_and_said(encoder: CrossEncoder) -> None:

@@ -213,10 +213,12 @@ class CrossEncoder:
         One pair gives one number, a list of pairs an array of float32, shape [pairs]; without
         `convert_to_numpy` a list of floats. The activation is the checkpoint's own (a sigmoid where it
         states none) unless `activation_fn` is given. `batch_size` and `show_progress_bar` are accepted and
-        have no effect: batches follow the token budget. A pair that cannot be scored is NaN, with a warning.
+        have no effect: batches follow the token budget; what else that library takes may be None or False. A pair
+        that cannot be scored is NaN, with a warning.
         """
-        if unsupported:
-            raise InputError(f"predict: {', '.join(sorted(unsupported))} is not supported here; see the docstring")
+        wanted = sorted(name for name, value in unsupported.items() if value is not None and value is not False)
+        if wanted:
+            raise InputError(f"predict: {', '.join(wanted)} is not supported here; see the docstring")
         single = len(sentences) == 2 and all(isinstance(part, str) for part in sentences)
         pairs: list[Sequence[str]] = [sentences] if single else list(sentences)  # type: ignore[list-item]
         logits = np.full(len(pairs), np.nan, dtype=np.float32)
