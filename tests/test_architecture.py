@@ -19,7 +19,7 @@ LEVELS = [
     {"rerankers", "retrievers", "evaluation"},
     {"training", "monitoring", "demo", "selection", "explanation"},
     {"config", "api"},
-    {"serving"},
+    {"integrations", "serving"},
     {"cli"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

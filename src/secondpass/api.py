@@ -12,7 +12,7 @@ from secondpass.errors import InputError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.types import Deadline, DocumentLike, Ranking, as_ranking
 
-__all__ = ["DEFAULT_MODEL", "rerank", "rerank_many"]
+__all__ = ["DEFAULT_MODEL", "opened", "rerank", "rerank_many"]
 
 DEFAULT_MODEL = "secondpass-mini"
 
@@ -39,7 +39,7 @@ def rerank(
     """
     _check_top_k(top_k)
     ranking = as_ranking(query, documents, query_id)
-    encoder = _encoder(model)
+    encoder = opened(model)
     return encoder.rerank(ranking, deadline=Deadline.after_ms(deadline_ms)).top(top_k)
 
 
@@ -57,7 +57,7 @@ def rerank_many(
     Raises InputError, when the request's turn comes, naming its position (from 0).
     """
     _check_top_k(top_k)
-    encoder = _encoder(model)
+    encoder = opened(model)
 
     def rankings() -> Iterator[Ranking]:
         for position, request in enumerate(requests):
@@ -74,7 +74,8 @@ def rerank_many(
     return (ranking.top(top_k) for ranking in encoder.rerank_many(rankings(), deadline_ms=deadline_ms))
 
 
-def _encoder(model: str) -> CrossEncoder:
+def opened(model: str) -> CrossEncoder:
+    """The model of that name or folder, opened once for all that ask for it by the same name."""
     with _opening:  # two threads that ask first must not both open it
         if model not in _opened:
             _opened[model] = CrossEncoder(model)
