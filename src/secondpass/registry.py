@@ -27,6 +27,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "bm25": "secondpass.retrievers.bm25:BM25",
         "dense": "secondpass.retrievers.dense:Dense",
         "hybrid": "secondpass.retrievers.hybrid:Hybrid",
+        "postgres": "secondpass.retrievers.postgres:Postgres",
         "sqlite": "secondpass.retrievers.sqlite:SQLite",
     },
     "reranker": {

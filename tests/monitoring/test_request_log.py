@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -26,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from postgres_server import Postgres, programs
 from secondpass.errors import InputError, LogUnreachableError, MissingExtraError
 from secondpass.monitoring import log_store
 from secondpass.monitoring.request_log import Click, Clicked, Counts, Logged, RequestLog, Shown, document_digest
@@ -45,70 +42,6 @@ def request(name: str = "r", at: float = 1e9, shown: int = 2, **more: Any) -> Lo
 
 
 # A PostgreSQL server of our own.
-
-
-def programs() -> Path | None:
-    """The folder of initdb and postgres."""
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else []
-    places += [Path(place) for place in sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
-    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
-
-
-class Postgres:
-    """A server on a socket in a folder, that a test can stop and start; as nobody, where we are root."""
-
-    def __init__(self, bin: Path) -> None:
-        self.bin = bin
-        self.folder = Path(tempfile.mkdtemp(prefix="pg"))  # short: the path of a socket has 107 bytes
-        self.who: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            self.who = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            shutil.chown(self.folder, "nobody", "nogroup")
-        make = ["initdb", "-D", "data", "-U", "log", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        self.run(*make)
-        self.start()
-
-    def run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [self.bin / program, *arguments], cwd=self.folder, capture_output=True, text=True, **self.who
-        )
-        assert done.returncode == 0, done.stderr
-
-    def start(self) -> None:
-        options = ["listen_addresses=", "shared_buffers=8MB", "max_connections=40", "autovacuum=off"]
-        quiet = ["-F", *(part for option in options for part in ("-c", option))]
-        self.process = subprocess.Popen(
-            [self.bin / "postgres", "-D", "data", "-k", str(self.folder), *quiet],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **self.who,
-        )
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            try:
-                return self.execute("postgres", "SELECT 1")
-            except Exception:
-                time.sleep(0.05)
-        raise AssertionError("postgres did not start")
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGQUIT)  # at once
-        self.process.wait()
-
-    def execute(self, database: str, *statements: str) -> None:
-        import psycopg
-
-        with psycopg.connect(f"host={self.folder} user=log dbname={database}", autocommit=True) as connection:
-            for statement in statements:
-                connection.execute(statement)  # type: ignore[arg-type, unused-ignore]
-
-    def database(self) -> str:
-        """The URL of one without a log."""
-        tables = ("secondpass_log", "secondpass_requests", "secondpass_shown", "secondpass_clicks")
-        self.execute("postgres", f"DROP TABLE IF EXISTS {', '.join(tables)}")
-        return f"postgresql://log@/postgres?host={self.folder}"
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ An engine's test module hands in `make`, a function without arguments that gives
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +22,7 @@ from secondpass.retrievers.filling import Fillable, Filled
 from secondpass.testing import check_retrieval, check_retriever
 from secondpass.types import Document, Ranking, Retriever
 
-__all__ = ["BIRDS", "Counting", "Engine", "check_engine", "check_hostile_queries"]
+__all__ = ["BIRDS", "Counting", "Engine", "check_engine", "check_hostile_queries", "documented"]
 
 BIRDS = (
     Document("swift", "Swifts sleep on the wing, high above the roofs.", "Swift", {"year": 1999, "of": ["air"]}),
@@ -68,6 +70,7 @@ class Counting:
     """An encoder of a few words that tells what it encoded: each of them is a direction of its own."""
 
     name, dimensions = "counting", 8
+    known = ("sleep", "nest", "sea", "wing", "moss", "dive", "bees", "hive")
 
     def __init__(self, digest: str = "c" * 32) -> None:
         self.digest, self.encoded = digest, list[str]()
@@ -75,8 +78,7 @@ class Counting:
     def encode(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
         if not query:
             self.encoded += texts
-        known = ("sleep", "nest", "sea", "wing", "moss", "dive", "bees", "hive")
-        counts = np.array([[text.lower().count(word) for word in known] for text in texts], np.float32).reshape(
+        counts = np.array([[text.lower().count(word) for word in self.known] for text in texts], np.float32).reshape(
             len(texts), 8
         )
         lengths = np.linalg.norm(counts, axis=1, keepdims=True)
@@ -172,3 +174,11 @@ def check_hostile_queries(engine: Engine, examples: int = 100) -> None:
     assert engine.fill(BIRDS) == Filled(unchanged=4)
     found: Ranking = engine.retrieve("nest", 10)
     assert set(found.ids) >= {"eider", "wren"}
+
+
+def documented(engine: str) -> str:
+    """The code of docs/first-stages.md that needs this engine."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "first-stages.md"
+    blocks = re.findall(rf"^```python {engine}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    assert blocks
+    return "\n".join(blocks)

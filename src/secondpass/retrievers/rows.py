@@ -20,7 +20,7 @@ from typing import Any
 from secondpass.errors import InputError
 from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
-__all__ = ["DIGEST", "REST", "Found", "Row", "document_of", "plain", "ranking_of", "row_of"]
+__all__ = ["DIGEST", "REST", "Found", "Row", "document_of", "plain", "quoted", "ranking_of", "row_of"]
 
 REST, DIGEST = "secondpass_rest", "secondpass_digest"
 
@@ -53,6 +53,13 @@ def plain(text: object) -> str:
     if not isinstance(text, str):
         return ""
     return text.encode("utf-8", "replace").decode().replace("\x00", " ")
+
+
+def quoted(name: str) -> str:
+    """A name of SQL, whatever is in it. Raises InputError for what is no name."""
+    if not isinstance(name, str) or not name or plain(name) != name:
+        raise InputError(f"{name!r} is no name of a table or column")
+    return '"' + name.replace('"', '""') + '"'
 
 
 def row_of(document: Document) -> Row:

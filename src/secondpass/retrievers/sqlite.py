@@ -27,10 +27,10 @@ from pathlib import Path
 from secondpass.errors import InputError, RetrieverError
 from secondpass.retrievers.filling import Filled, Vector, fill
 from secondpass.retrievers.ranked import check_question
-from secondpass.retrievers.rows import DIGEST, REST, Found, Row, plain, ranking_of
+from secondpass.retrievers.rows import DIGEST, REST, Found, Row, plain, quoted, ranking_of
 from secondpass.types import Document, Ranking
 
-__all__ = ["SQLite", "quoted"]
+__all__ = ["SQLite"]
 
 _FILLING = 60.0  # seconds that a batch may take
 _STEPS = 10_000  # instructions of SQLite's machine between two looks at the clock
@@ -188,13 +188,6 @@ class SQLite:
             lost = not self.path.exists()
             why = missing if lost else f"{where} does not do what it is asked: {error}; check its tables and columns"
             raise RetrieverError(why, kind="connection" if lost else "refused") from error
-
-
-def quoted(name: str) -> str:
-    """A name of SQL, whatever is in it. Raises InputError for what is no name."""
-    if not isinstance(name, str) or not name or plain(name) != name:
-        raise InputError(f"{name!r} is no name of a table or column")
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _any_word(query: str) -> str:
