@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -16,14 +18,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from secondpass.errors import GoldenError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.batching import Batch
 from secondpass.scoring.engines import Logits
+from secondpass.serving.asking import Asker, admitted
 from secondpass.serving.keys import Key, Keys, key_digest
 from secondpass.serving.server import Limits
-from secondpass.types import as_ranking
+from secondpass.types import Deadline, as_ranking
 from serving.running import running, served
 
 TEXTS = ["the river bank", "sort a list in python", "date of the file", "snake river list"]
@@ -212,6 +217,35 @@ def test_nothing_more_is_computed_for_a_client_that_left(model: CrossEncoder) ->
             eventually(lambda: rows and server.admission.ahead)
         eventually(lambda: not server.admission.ahead)
         assert sum(rows) < 180
+
+
+def test_nothing_more_is_computed_for_a_request_that_is_cancelled(model: CrossEncoder) -> None:
+    """As Ray Serve does with the request of a client that left."""
+    server, seen = served(model), list[Deadline]()
+    begun = threading.Event()
+
+    async def silence() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def work(deadline: Deadline) -> None:
+        seen.append(deadline)
+        begun.set()
+
+    async def ask() -> None:
+        asker = Asker(Request({"type": "http", "headers": []}, silence), time.perf_counter())
+        hold = threading.Event()
+        asked = asyncio.create_task(admitted(server, asker, 0.1, math.inf, lambda until: (work(until), hold.wait(5))))
+        await asyncio.to_thread(begun.wait, 5)
+        assert not seen[0].passed
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert seen[0].passed
+        hold.set()
+
+    asyncio.run(ask())
+    assert server.admission.count == 0
 
 
 def test_what_is_open_is_answered_when_the_server_stops(model: CrossEncoder) -> None:

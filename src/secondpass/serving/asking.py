@@ -160,6 +160,7 @@ async def admitted(server: Server, asker: Asker, size: float, patience: float, w
             raise Failure(499, "the client left", "Backend")
         finally:
             gone.cancel()
+            caller.leave()  # also where this is cancelled, as it is in a replica whose client left
     finally:
         server.admission.leave(entry)
 
