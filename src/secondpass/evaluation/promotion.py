@@ -221,7 +221,7 @@ def _reason(
     ground: Ground, domain: Comparison, general: Sequence[Comparison], label: str, delta: float, forget: float
 ) -> str:
     change, where = domain.change, f"on {domain.collection}"
-    moved = f"{label} {where} changes by {signed(change.difference)} ({_between(change)}, p = {change.p_value:.3f})"
+    moved = f"{label} {where} changes by {signed(change.difference)} ({_between(change)}, {_p(change.p_value)})"
     match ground:
         case Ground.GAIN:
             return f"A significant gain: {moved}."
@@ -271,7 +271,12 @@ def _outside(one: Comparison, p: float, label: str, forget: float) -> str:
     if not isfinite(one.loss):
         return f"{said}): one judged query shows nothing"
     left = f"a loss of more than {forget:g} is excluded" if one.loss <= forget else ""
-    return f"{said}, corrected p = {p:.3f}): {left or f'a loss of up to {one.loss:.3f} is not excluded'}"
+    return f"{said}, corrected {_p(p)}): {left or f'a loss of up to {one.loss:.3f} is not excluded'}"
+
+
+def _p(p: float) -> str:
+    """Three decimals; below the last of them only that it is."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _notes(every: Sequence[Comparison], names: tuple[str, str], label: str) -> list[str]:
