@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "secondpass"
 LEVELS = [
     {"errors"},
     {"types"},
-    {"disk", "extras", "sampling", "weights"},
+    {"disk", "extras", "sampling", "waiting", "weights"},
     {"cascade", "embedding", "fusion", "model_store", "registry", "scoring", "shingles", "words"},
     {"testing"},
     {"rerankers", "retrievers", "evaluation"},

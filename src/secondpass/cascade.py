@@ -11,16 +11,17 @@ does not score follows in the order it came in; what lies beyond the depth stays
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from secondpass.errors import InputError, SecondpassError
 from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, Retriever, Scores, Selector, StageTrace, Status
 
-__all__ = ["Cascade", "Stage", "reorder", "stage_name", "unscored"]
+__all__ = ["Cascade", "Stage", "reorder", "retrieve_by", "stage_name", "unscored"]
 
 
 def reorder(ranking: Ranking, scores: Scores, probabilities: Sequence[float | None] | None = None) -> tuple[Hit, ...]:
@@ -155,17 +156,18 @@ class Cascade:
     def search(self, query: str, top_k: int = 10, deadline_ms: float | None = None, query_id: str = "") -> Ranking:
         """The best `top_k` documents, `deadline_ms` milliseconds from now at the latest (None: no limit).
 
-        Retrieval runs to its end even when that takes longer; a stage that would begin too
+        Retrieval runs to its end even when that takes longer (a retriever whose `retrieve` takes a `deadline`, as the
+        fallback of retrievers does, is told of it); a stage that would begin too
         late is skipped, and one at work stops before the next batch. What is to be selected is selected from all
         that was ranked, and cut to `top_k` at last. The trace holds one entry per step, the retrieval first.
 
         Raises InputError without a retriever, for a query that is no string, or for a top_k below 1.
         """
         deadline = Deadline.after_ms(deadline_ms)
-        found = replace(self.first_stage(query, top_k), query_id=query_id)
+        found = replace(self.first_stage(query, top_k, deadline=deadline), query_id=query_id)
         return self.select(self.rerank(found, deadline=deadline), deadline=deadline).top(top_k)
 
-    def first_stage(self, query: str, top_k: int = 10) -> Ranking:
+    def first_stage(self, query: str, top_k: int = 10, *, deadline: Deadline = NEVER) -> Ranking:
         """What the retriever finds: as many candidates as the stages look at, `top_k` at least. See `search`."""
         if self.retriever is None:
             raise InputError("this cascade has no retriever; give it one, or call rerank(ranking)")
@@ -175,7 +177,7 @@ class Cascade:
         depths = [stage.depth for stage in self.stages]
         count = max([top_k, *(depths if self.candidates is None else [self.candidates])])
         begun = time.perf_counter()
-        found = self.retriever.retrieve(query, count)
+        found = retrieve_by(self.retriever, query, count, deadline)
         seconds = time.perf_counter() - begun
         return replace(found, trace=found.trace or (StageTrace(stage_name(self.retriever), seconds),))
 
@@ -206,6 +208,14 @@ class Cascade:
         if first and self.candidates is not None:
             first = [f"{first[0]} @ {self.candidates}"]
         return " >> ".join([*first, *map(repr, (*self.stages, *self.selectors))]) or "Cascade(None)"
+
+
+def retrieve_by(retriever: Retriever, query: str, k: int, deadline: Deadline) -> Ranking:
+    """What a retriever finds; one whose `retrieve` takes a `deadline` is told of it."""
+    if "deadline" not in inspect.signature(retriever.retrieve).parameters:
+        return retriever.retrieve(query, k)
+    ask: Callable[..., Ranking] = retriever.retrieve
+    return ask(query, k, deadline=deadline)
 
 
 def stage_name(part: object) -> str:

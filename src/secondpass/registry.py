@@ -26,6 +26,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "retriever": {
         "bm25": "secondpass.retrievers.bm25:BM25",
         "dense": "secondpass.retrievers.dense:Dense",
+        "fallback": "secondpass.retrievers.fallback:Fallback",
         "hybrid": "secondpass.retrievers.hybrid:Hybrid",
         "postgres": "secondpass.retrievers.postgres:Postgres",
         "sqlite": "secondpass.retrievers.sqlite:SQLite",

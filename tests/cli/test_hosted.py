@@ -101,7 +101,7 @@ def test_an_audit_of_a_service(run: Run, tmp_path: Path, beir: Path, service: Se
 
 
 def test_what_fails_is_said(run: Run, tmp_path: Path, beir: Path, index: Path) -> None:
-    said = "a reranker failed (127.0.0.1:"
+    said = "a step failed (127.0.0.1:"
     (tmp_path / "in.jsonl").write_text(REQUEST * 3)
     with Service(reply(400, {"message": "no such model"})) as service:
         options = f'service = "compatible", url = "{service.url}"'

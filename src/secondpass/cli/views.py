@@ -99,15 +99,15 @@ def language_note(warned: Counter[str], total: int) -> str:
 
 
 def failure(ranking: Ranking) -> str:
-    """Why a reranker failed, in whole or in part, as the trace tells it; "" where none did."""
+    """Why a step failed, in whole or in part, as the trace tells it; "" where none did."""
     return next((str(step.detail["failed"]) for step in ranking.trace if step.detail.get("failed")), "")
 
 
 def failure_note(failed: Counter[str], total: int) -> str:
-    """One sentence on the requests, of so many, for which a reranker failed; `failed` counts them by `failure`."""
+    """One sentence on the requests, of so many, for which a step failed; `failed` counts them by `failure`."""
     why, often = failed.most_common(1)[0]
     others = "" if often == failed.total() else f", {often:,} times; see the traces for others"
-    return f"for {failed.total():,} of {counted(total, 'query', 'queries')} a reranker failed ({why}{others})"
+    return f"for {failed.total():,} of {counted(total, 'query', 'queries')} a step failed ({why}{others})"
 
 
 def removals(ranking: Ranking) -> Counter[str]:

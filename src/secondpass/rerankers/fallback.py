@@ -9,10 +9,8 @@ rerankers are, and why they fail.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +18,11 @@ from secondpass.cascade import Stage, stage_name, unscored
 from secondpass.errors import InputError, SecondpassError
 from secondpass.rerankers.fields import obstacle, renderer
 from secondpass.types import NEVER, Deadline, Ranking, Reranker, StageTrace, Status
+from secondpass.waiting import NotBack, Waiting
 
 __all__ = ["Fallback"]
 
 _LATE = 0.1  # seconds that an attempt may come after its deadline: one that stops in time still has to sum up
-_LEFT_ALONE = 4  # attempts of one reranker that are left alone and not back; beyond that it is not asked
 _FAILURES = (
     Status.FAILED,
     Status.DEADLINE,
@@ -96,7 +94,7 @@ class Fallback:
             result = member.ask(ranking, deadline.sooner(self._budget), late)
         except Exception as error:  # whatever it is: the others are there for it
             why = str(error) if isinstance(error, SecondpassError) else f"{type(error).__name__}: {error}"
-            status = Status.DEADLINE if isinstance(error, _NotBack) else Status.FAILED
+            status = Status.DEADLINE if isinstance(error, NotBack) else Status.FAILED
             hits = tuple(unscored(hit, obstacle(_render(hit.document)) or status) for hit in ranking.hits)
             skipped = Counter(str(hit.status) for hit in hits)
             entry = StageTrace(member.name, time.perf_counter() - begun, skipped=dict(skipped), skipped_because=why)
@@ -118,48 +116,25 @@ def _failure(result: Ranking) -> str:
     return (last.skipped_because or f"nothing was scored: {left[0]}") if left else ""
 
 
-class _NotBack(SecondpassError):
-    """An attempt is left alone."""
-
-
 class _Member:
-    """A reranker, and how many of its attempts were left alone and are not back."""
+    """A reranker, and those of its attempts that are not back."""
 
     def __init__(self, reranker: Reranker) -> None:
         Stage(reranker)  # what is no reranker is told at once
         self.reranker, self.name = reranker, stage_name(reranker)
-        self._lock, self._not_back = threading.Lock(), 0
+        self._waiting = Waiting()
 
     def ask(self, ranking: Ranking, deadline: Deadline, late: float) -> Ranking:
         """Rerank; what comes more than `late` seconds after the deadline is not waited for.
 
-        Raises _NotBack for that, and whatever the reranker raises.
+        Raises NotBack for that, and whatever the reranker raises.
         """
         stage = Stage(self.reranker, max(len(ranking), 1))
         seconds = deadline.remaining() + late
         if seconds == math.inf or deadline.passed:  # nothing to wait for, or a stage that does not begin
             return stage.run(ranking, deadline)
-        if self._not_back >= _LEFT_ALONE:
-            raise _NotBack(f"{self._not_back} earlier attempts are not back, so it was not asked")
-        answer: Future[Ranking] = Future()
-
-        def work() -> None:
-            try:
-                answer.set_result(stage.run(ranking, deadline))
-            except BaseException as error:  # raised again where it is waited for
-                answer.set_exception(error)
-
-        # no thread of a pool: the interpreter waits for those at its end, and this one may never be back
-        threading.Thread(target=work, name="secondpass-fallback", daemon=True).start()
-        if wait([answer], timeout=seconds).not_done:
-            self._count(1)
-            answer.add_done_callback(lambda _: self._count(-1))
-            raise _NotBack(f"it was not back {1000 * late:.0f} ms after its deadline")
-        return answer.result()
-
-    def _count(self, more: int) -> None:
-        with self._lock:
-            self._not_back += more
+        why = f"it was not back {1000 * late:.0f} ms after its deadline"
+        return self._waiting.run(lambda: stage.run(ranking, deadline), seconds, why)
 
 
 def _seconds(name: str, milliseconds: float | None) -> float | None:

@@ -4,6 +4,7 @@ Knows: how candidates are found. Refuses to know: how they are reordered.
 
     bm25, dense, hybrid      retrievers; the first two with the part of an index that is theirs
     sqlite, postgres         retrievers over other people's engines, with tables of theirs or ones that are filled here
+    fallback                 the first of several retrievers that answers
     rows, filling            what these share: documents as rows, and how they get there
     index, folder, documents  the index: in memory, on disk, and its documents
     words, ranked            what retrievers share: the words of a text; ties and hits
