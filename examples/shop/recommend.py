@@ -1,6 +1,6 @@
 """Recommendation as second-pass ranking: a customer's history is the query, the shop's items are the documents.
 
-    python examples/recommendation/recommend.py [--out FOLDER] [--customers 300] [--depth 30]
+    python examples/shop/recommend.py [--out FOLDER] [--customers 300] [--depth 30]
 
 BM25 finds items whose texts share words with the history. Trees (LambdaMART) rank them by numbers, of the item and of
 how it fits this customer; a cross-encoder ranks them by their texts; both together are the two fused. Learnt from half
@@ -72,7 +72,7 @@ def ranked(name: str, reranker: Reranker | None, pools: Sequence[Ranking]) -> Sy
 def main() -> None:
     """Make the shop, learn, rank, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("recommendation"), help="where model, runs and judgments go")
+    parser.add_argument("--out", type=Path, default=Path("shop"), help="where model, runs and judgments go")
     parser.add_argument("--customers", type=int, default=300)
     parser.add_argument("--depth", type=int, default=30, help="items that the cross-encoder sees")
     parser.add_argument("--seed", type=int, default=7)

@@ -1,4 +1,4 @@
-"""examples/recommendation runs, its trees learn the made-up shop's rules, and its files are what the commands take."""
+"""examples/shop runs, its trees learn the made-up shop's rules, and its files are what the commands take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "recommendation"
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "shop"
 
 pytest.importorskip("lightgbm", reason="the extra ltr is not installed")
 
@@ -63,3 +63,28 @@ def test_the_shop_is_the_same_each_time_and_nobody_is_told_what_they_buy_next(sh
     for person in people:
         known, following = ({item.id for item in items} for items in (person.history, person.next))
         assert (len(known), len(following), known & following) == (shop.BOUGHT, shop.NEXT, set())
+
+
+def test_the_search_finds_the_bias_again_and_ranks_better_without_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE / "search.py"), "--sessions", "20000", "--depth", "5", "--out", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "100"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    places = re.findall(r"(\d\.\d\d)/(\d\.\d\d)", done.stdout)
+    assert len(places) == 10
+    assert all(float(found) == pytest.approx(float(true), abs=0.05) for found, true in places)
+    means = {name: float(mean) for name, mean in re.findall(r"^\d\. (\S.*?) +ndcg@10 (\S+) ", done.stdout, flags=re.M)}
+    assert set(means) == {"bm25", "trees, click rates", "trees, debiased", "cross-encoder", "trees, then both"}
+    assert means["trees, debiased"] > means["trees, click rates"] + 0.02
+    told = subprocess.run(
+        [sys.executable, "-m", "secondpass", "clicks", "out/sessions.jsonl", "--json", "--resamples", "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["sessions"] == 20_000
