@@ -187,6 +187,9 @@ class ServeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str = ""
     private_key: str = ""
     public: bool = True
+    ui: bool = True
+    pool: str = ""
+    reports: str = ""
     models: tuple[ServedTable, ...] = ()
     keys: tuple[KeyTable, ...] = ()
     shadow: ShadowTable | None = None
@@ -325,6 +328,8 @@ def read_config(path: str | Path) -> Config:
         models=tuple(map(placed, tables.serve.models)),
         certificate=tables.serve.certificate and str(folder / tables.serve.certificate),
         private_key=tables.serve.private_key and str(folder / tables.serve.private_key),
+        pool=tables.serve.pool and str(folder / tables.serve.pool),
+        reports=tables.serve.reports and str(folder / tables.serve.reports),
     )
     systems = tuple(
         msgspec.structs.replace(

@@ -17,7 +17,7 @@ from secondpass.cli import app
 
 COMMANDS = (
     *("demo", "index", "search", "rerank", "explain"),
-    *("audit", "compare", "tune", "judge", "calibrate", "bench", "serve"),
+    *("audit", "compare", "tune", "judge", "calibrate", "bench", "serve", "ui"),
     *("watch", "online"),
     *("queries", "clicks", "train", "promote", "rollback", "export", "models"),
 )

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from secondpass.cascade import Cascade, Stage
+from secondpass.evaluation.pool import draw_pool, write_pool
 from secondpass.monitoring.profile import Profile
 from secondpass.monitoring.request_log import RequestLog
 from secondpass.rerankers.cross_encoder import CrossEncoder
@@ -17,12 +18,13 @@ from secondpass.retrievers.bm25 import BM25
 from secondpass.serving.models import Served
 from secondpass.serving.openapi import document
 from secondpass.serving.reranking import PATHS
-from secondpass.serving.server import Limits, Server
+from secondpass.serving.server import Limits, Server, Workbench
 from secondpass.serving.watching import Watching
 from secondpass.types import Document
 from serving.running import running
 
 EXAMPLES = 25  # of each route
+OWN = ("/v1/explain", "/v1/search", "/v1/clicks", "/v1/judging", "/v1/judging/undo")
 
 
 @pytest.fixture
@@ -36,23 +38,30 @@ def whole(model: CrossEncoder, tmp_path: Path) -> Iterator[str]:
     usual = {"score_top": [float(number) for number in range(100)]}
     profile = Profile(model=model.name, digest="", source="a test", drawn_from=100, signals=usual)  # type: ignore[arg-type]
     watching = Watching(profile, every=10_000)
-    with running(Server([served], limits=Limits(body=100_000), search=search, log=log, watching=watching)) as url:
+    run = {"q": [("1", 1.0)]}
+    write_pool(draw_pool({"q": "a list"}, {"bm25": run}, {"1": Document("1", "a river")}), tmp_path / "pool")
+    workbench = Workbench(tmp_path / "pool", tmp_path)
+    parts: dict[str, Any] = {"search": search, "log": log, "watching": watching, "workbench": workbench}
+    with running(Server([served], limits=Limits(body=100_000), **parts)) as url:
         yield url
 
 
 def test_every_route_is_described(whole: str) -> None:
     described = httpx.get(f"{whole}/openapi.json").json()
     assert described["openapi"].startswith("3.1")
-    told = {"/health", "/ready", "/info", "/v1/models", "/v1/watch", "/openapi.json", "/metrics"}
-    assert set(described["paths"]) == {*PATHS, "/v1/search", "/v1/clicks", "/v1/explain", *told}
+    told = {"/health", "/ready", "/info", "/v1/models", "/v1/status", "/v1/watch", "/openapi.json", "/metrics"}
+    told |= {"/v1/judging/query", "/v1/reports", "/v1/report"}
+    assert set(described["paths"]) == {*PATHS, *OWN, *told}
     for path, methods in described["paths"].items():
-        (method,) = methods
-        assert httpx.request(method, whole + path, content=b"{").status_code != 404
+        assert set(methods) == ({"get"} if path in told else {"get", "post"} if path == "/v1/judging" else {"post"})
+        for method in methods:
+            answer = httpx.request(method, whole + path, content=b"{")
+            assert answer.status_code != 404 or "no report ''" in answer.json()["message"]
 
 
 def test_what_is_not_there_is_not_described() -> None:
-    without = document(keys=True, search=False, clicks=False, watch=False)
-    assert not {"/v1/search", "/v1/clicks", "/v1/watch"} & set(without["paths"])
+    without = document(keys=True, search=False, clicks=False, watch=False, judging=False, reports=False)
+    assert not {*OWN[1:], "/v1/watch", "/v1/judging/query", "/v1/reports", "/v1/report"} & set(without["paths"])
     assert without["security"] == [{"key": []}]
 
 
@@ -89,4 +98,4 @@ def test_no_request_that_the_description_allows_or_forbids_breaks_the_server(who
                 seen[case.path] = response.status_code
 
             holds()
-    assert {*PATHS, "/v1/search", "/v1/clicks", "/v1/explain"} <= set(seen)
+    assert {*PATHS, *OWN} <= set(seen)

@@ -43,6 +43,7 @@ from secondpass.cli import (
     serve,
     train,
     tune,
+    ui,
     watch,
 )
 from secondpass.cli.terminal import say
@@ -63,6 +64,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "calibrate": calibrate,
     "bench": bench,
     "serve": serve,
+    "ui": ui,
     "watch": watch,
     "online": online,
     "queries": queries,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from secondpass.evaluation.judging import RUBRICS
+from secondpass.evaluation.judging import MEANINGS, RUBRICS
 from secondpass.evaluation.wording import clean, counted
 from secondpass.types import Document
 from secondpass.words import stemmer_of, stop_words_of, words
@@ -52,8 +52,8 @@ def sheet(query: str, document: Document, *, best: int, where: str, note: str = 
 def help_sheet(query: str, best: int) -> Sheet:
     """What the keys and the grades mean, and the query in full."""
     body = Text()
-    for grade, meaning in enumerate(_MEANING[best]):
-        body.append(f"{grade}  ", "bold").append(f"{meaning}\n")
+    for grade, (name, meaning) in enumerate(zip(RUBRICS[best], MEANINGS[best], strict=True)):
+        body.append(f"{grade}  ", "bold").append(f"{name}: {meaning}\n")
     body.append(
         "\nJudge the document as it stands, for what the query asks; not whether others are better.\n\n"
         "u  take back your last judgment, and judge that document again\n"
@@ -64,17 +64,6 @@ def help_sheet(query: str, best: int) -> Sheet:
     )
     body.append("The query in full:\n", "dim").append(_lines(query), "bold cyan")
     return Sheet(Text("help", "dim"), Text(""), body, Text("any other key goes back", "dim"))
-
-
-_MEANING = {
-    3: (
-        "not relevant: nothing of what the query asks for",
-        "related: the same matter, but no answer",
-        "relevant: answers in part, or among other things",
-        "fully answers: what the query asks for, and all of it",
-    ),
-    1: ("not relevant: no answer to the query", "relevant: an answer, at least in part"),
-}
 
 
 def end_sheet(skipped: int) -> Sheet:

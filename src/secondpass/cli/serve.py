@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from secondpass.cli.options import ConfigOption, ModelOption, RetrieverOption, configured
 from secondpass.cli.terminal import say
-from secondpass.config import Config
+from secondpass.config import Config, ServeTable
 from secondpass.extras import require
+
+if TYPE_CHECKING:
+    from secondpass.serving.server import Server
 
 KEYS = "SECONDPASS_API_KEYS"
 
@@ -59,14 +64,9 @@ def command(
     $ secondpass serve --port 8000 --deadline-ms 200
     $ curl localhost:8000/v1/rerank -d '{"query": "a", "documents": ["b", "a"]}'
     """
-    for module in ("starlette", "uvicorn", "prometheus_client"):
-        require(module, extra="serve", purpose="the server")
-    import uvicorn
-
+    require_server()
     from secondpass.serving import logs
-    from secondpass.serving.app import application
     from secondpass.serving.built import build_server
-    from secondpass.serving.connections import Connection
 
     def settings() -> Config:
         found = configured(config, model=model, index=index, retriever=retriever)
@@ -77,26 +77,52 @@ def command(
         return msgspec.structs.replace(found, serve=serve, request_log=table)
 
     chosen = settings()
-    keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
-    server = build_server(chosen, settings, keys=keys, spans=spans)
+    server = build_server(chosen, settings, keys=keys_given(), spans=spans)
     table = chosen.serve
     scheme = "https" if table.certificate else "http"
     names = ", ".join(server.models)
     say(f"{names} on {scheme}://{table.host}:{table.port}, {len(server.keys) or 'no'} keys")
     logs.set_up(sys.stderr, form="text" if text else "json", texts=log_texts)
     open_files_raised()
-    uvicorn.run(
-        application(server),
-        host=table.host,
-        port=table.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=table.drain,
-        server_header=False,
-        http=Connection,
-        ssl_certfile=table.certificate or None,
-        ssl_keyfile=table.private_key or None,
+    answer(server, table)
+
+
+def require_server() -> None:
+    """Raises MissingExtraError where the extra is not installed."""
+    for module in ("starlette", "uvicorn", "prometheus_client"):
+        require(module, extra="serve", purpose="the server")
+
+
+def keys_given() -> list[str]:
+    """The keys in the environment."""
+    return [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
+
+
+def answer(server: Server, table: ServeTable, *, listening: socket.socket | None = None) -> None:
+    """Answer where the settings say, or on a socket that listens already, until told to stop."""
+    import uvicorn
+
+    from secondpass.serving.app import application
+    from secondpass.serving.connections import Connection
+
+    runs = uvicorn.Server(
+        uvicorn.Config(
+            application(server),
+            host=table.host,
+            port=table.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=table.drain,
+            server_header=False,
+            http=Connection,
+            ssl_certfile=table.certificate or None,
+            ssl_keyfile=table.private_key or None,
+        )
     )
+    with contextlib.suppress(KeyboardInterrupt):
+        runs.run(sockets=None if listening is None else [listening])
+    if not runs.started:
+        sys.exit(1)
 
 
 def open_files_raised() -> None:

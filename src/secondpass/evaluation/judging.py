@@ -37,6 +37,7 @@ else:
     import fcntl
 
 __all__ = [
+    "MEANINGS",
     "RUBRICS",
     "Agreement",
     "Judgment",
@@ -51,6 +52,16 @@ RUBRICS: Mapping[int, tuple[str, ...]] = {
     1: ("not relevant", "relevant"),
 }
 """The two scales by their highest grade; each grade in words, from 0 up. In a graded one 1 counts as relevant, too."""
+MEANINGS: Mapping[int, tuple[str, ...]] = {
+    3: (
+        "nothing of what the query asks for",
+        "the same matter, but no answer",
+        "answers in part, or among other things",
+        "what the query asks for, and all of it",
+    ),
+    1: ("no answer to the query", "an answer, at least in part"),
+}
+"""What the words of `RUBRICS` mean, for those who judge."""
 
 
 @dataclass(frozen=True, slots=True)

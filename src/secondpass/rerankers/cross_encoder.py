@@ -171,16 +171,27 @@ class CrossEncoder:
         told = language_detail(self._languages, query, texts)
         return noted(self._asked.score(query, texts, deadline=deadline), told)
 
-    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+    @property
+    def exits(self) -> bool:
+        """Whether `rerank` takes a `go_on` below 1: a split encoder, with nothing set beside it that goes by whole
+        scores."""
+        return self.scorer.exits and self._asked is self.scorer and self._adaptive.off
+
+    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER, go_on: float | None = None) -> Ranking:
         """The ranking in the order of this model's logits, fused with the first stage's scores as `fuse` says.
 
         What was not scored keeps its order behind. A hit's probability is that of being relevant, where the model
-        folder has a calibration.
+        folder has a calibration. `go_on` is for this ranking in place of the one set (None: as set).
+
+        Raises InputError for a `go_on` below 1 where this model does not stop early (see `exits`).
         """
+        share = self.go_on if go_on is None else go_on
+        if share != 1 and not self.exits:
+            raise InputError(f"{self.name} does not stop early as it is set here; leave go_on out")
         texts = [self._render(hit.document) for hit in ranking.hits]
         told = language_detail(self._languages, ranking.query, texts)  # first, so that the deadline pays for it
-        if self.go_on != 1:
-            scores = self.scorer.score(ranking.query, texts, deadline=deadline, go_on=self.go_on)
+        if share != 1:
+            scores = self.scorer.score(ranking.query, texts, deadline=deadline, go_on=share)
         elif self._adaptive.off:
             scores = self._asked.score(ranking.query, texts, deadline=deadline)  # type: ignore[arg-type]
         else:

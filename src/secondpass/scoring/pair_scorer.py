@@ -120,6 +120,11 @@ class PairScorer:
             "licence": self.checkpoint.licence,
         }
 
+    @property
+    def exits(self) -> bool:
+        """Whether a score can come from the head after the lower layers, so that `go_on` may be below 1."""
+        return self.engine.begin is not None and self.engine.finish is not None
+
     def score(self, query: str, texts: Sequence[object], *, deadline: Deadline = NEVER, go_on: float = 1.0) -> Scores:
         """Logits of (query, text) for every text, in the order given, as far as the deadline allows.
 
@@ -137,7 +142,7 @@ class PairScorer:
         if not 0 < go_on <= 1:
             raise InputError(f"go_on is {go_on}; give the share of texts that pass the upper layers, above 0 up to 1")
         engine = self.engine
-        if go_on < 1 and (engine.begin is None or engine.finish is None):
+        if go_on < 1 and not self.exits:
             raise ModelError(f"{self.checkpoint.name} cannot stop early: it has no head but the last; leave go_on out")
         if self._process != os.getpid():  # before any lock: one that was held at the fork is held for ever
             raise ModelError(

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,13 +21,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from secondpass import __version__
-from secondpass.serving import logs
+from secondpass.cascade import stage_name
+from secondpass.serving import logs, workbench
 from secondpass.serving.asking import Asker, Failure, allow, failed, told
 from secondpass.serving.explaining import explain
+from secondpass.serving.judging import judge, judging, pooled, undo
+from secondpass.serving.models import Served
 from secondpass.serving.openapi import document
+from secondpass.serving.reports import report, reports
 from secondpass.serving.reranking import PATHS, rerank
 from secondpass.serving.searching import click, search
-from secondpass.serving.server import Server
+from secondpass.serving.server import Server, Workbench
 
 __all__ = ["application"]
 
@@ -36,17 +41,26 @@ Answer = Callable[[Server, str, Asker], Awaitable[Response]]
 def application(server: Server) -> Starlette:
     """The ASGI application. Needs the extra `serve`."""
     posted: dict[str, Answer] = {**dict.fromkeys(PATHS, rerank), "/v1/search": search, "/v1/clicks": click}
-    posted["/v1/explain"] = explain
+    posted |= {"/v1/explain": explain, "/v1/judging": judge, "/v1/judging/undo": undo}
+    read: dict[str, Answer] = {
+        "/v1/judging": judging,
+        "/v1/judging/query": pooled,
+        "/v1/reports": reports,
+        "/v1/report": report,
+    }
     told_of: dict[str, Answer] = {
         "/info": _info,
         "/v1/models": _models,
+        "/v1/status": _status,
         "/v1/watch": _watch,
         "/metrics": _metrics,
         "/openapi.json": _openapi,
     }
     routes = [Route(path, partial(_guarded, server, path, answer), methods=["POST"]) for path, answer in posted.items()]
+    routes += [Route(path, partial(_guarded, server, path, answer), methods=["GET"]) for path, answer in read.items()]
     routes += [Route(path, partial(_open, server, path, answer)) for path, answer in told_of.items()]
     routes += [Route("/health", partial(_health, server)), Route("/ready", partial(_ready, server))]
+    routes += [] if server.workbench is None else workbench.routes()
     missing = partial(_missing, server)
     return Starlette(routes=routes, lifespan=partial(_life, server), exception_handlers={404: missing, 405: missing})
 
@@ -166,8 +180,55 @@ async def _models(server: Server, path: str, asker: Asker) -> Response:
     for served in server.models.values():
         here = served.current is not None
         one = {"id": served.name, "object": "model", "owned_by": "secondpass", "open": here}
-        models.append(one | {"digest": served.digest} if here else one)
+        models.append(one | _facts(served) if here else one)
     return told({"object": "list", "data": models})
+
+
+def _facts(served: Served) -> dict[str, Any]:
+    """What is known of a model once it is open."""
+    scorer = served.scorer
+    if scorer is None:
+        return {"digest": "", "exits": False, "explains": False}
+    return {
+        "digest": served.digest,
+        "licence": scorer.checkpoint.licence,
+        "max_length": scorer.max_length,
+        "engine": scorer.detail["engine"],
+        "precision": scorer.engine.precision,
+        "exits": served.exits,
+        "explains": True,
+    }
+
+
+async def _status(server: Server, path: str, asker: Asker) -> Response:
+    """What this server is set up to do, and how it is."""
+    cascade, bench = server.search, server.workbench
+    search = None
+    if cascade is not None:
+        stages = [
+            {
+                "name": getattr(one.reranker, "name", stage_name(one.reranker)),
+                "depth": one.depth,
+                "budget_ms": one.budget_ms,
+            }
+            for one in cascade.stages
+        ]
+        search = {"first_stage": stage_name(cascade.retriever), "candidates": cascade.candidates, "stages": stages}
+    limits = server.limits
+    body = {
+        "object": "status",
+        "version": __version__,
+        "unwell": server.unwell,
+        "keys": bool(server.keys),
+        "deadline_ms": None if limits.deadline is None else 1000 * limits.deadline,
+        "limits": {"documents": limits.documents, "characters": limits.characters, "query": limits.query},
+        "search": search,
+        "log": server.log is not None,
+        "watch": server.watching is not None,
+        "judging": bench is not None and bench.pool is not None,
+        "reports": bench is not None and bench.reports is not None,
+    }
+    return told(body)
 
 
 async def _watch(server: Server, path: str, asker: Asker) -> Response:
@@ -184,6 +245,8 @@ async def _metrics(server: Server, path: str, asker: Asker) -> Response:
 
 async def _openapi(server: Server, path: str, asker: Asker) -> Response:
     has = {"search": server.search is not None, "clicks": server.log is not None, "watch": server.watching is not None}
+    bench = server.workbench or Workbench()
+    has |= {"judging": bench.pool is not None, "reports": bench.reports is not None}
     return told(document(keys=bool(server.keys), **has))
 
 

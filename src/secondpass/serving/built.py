@@ -17,6 +17,7 @@ from secondpass.config import (
     Config,
     RequestLogTable,
     RerankerTable,
+    ServeTable,
     WatchTable,
     build_reranker,
     build_retriever,
@@ -28,7 +29,7 @@ from secondpass.monitoring.request_log import RequestLog
 from secondpass.serving import logs
 from secondpass.serving.keys import Key, Keys, key_digest
 from secondpass.serving.models import Served
-from secondpass.serving.server import Limits, Server
+from secondpass.serving.server import Limits, Server, Workbench
 from secondpass.serving.shadow import Shadow
 from secondpass.serving.telemetry import exporting
 from secondpass.serving.watching import Watching
@@ -72,6 +73,7 @@ def build_server(
         watching=_watching(config.watch),
         shadow=_shadow(config, [served for _, served in models]),
         spans=traced,
+        workbench=_workbench(table) if table.ui else None,
         ended=ended,
         public=table.public,
         renewed=None if again is None else lambda: [served for _, served in _models(again())],
@@ -134,6 +136,10 @@ def _log(table: RequestLogTable) -> RequestLog | None:
 
 def _watching(table: WatchTable) -> Watching | None:
     return Watching(read_profile(table.profile), every=table.every) if table.profile else None
+
+
+def _workbench(table: ServeTable) -> Workbench:
+    return Workbench(*(Path(name) if name else None for name in (table.pool, table.reports)))
 
 
 def _shadow(config: Config, models: Sequence[Served]) -> Shadow | None:

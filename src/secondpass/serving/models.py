@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from secondpass.errors import ConfigError
+from secondpass.errors import ConfigError, InputError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.pair_scorer import PairScorer
 from secondpass.types import NEVER, Deadline, Ranking, Reranker
@@ -50,6 +50,12 @@ class Served:
         return "" if self.scorer is None else self.scorer.checkpoint.digest
 
     @property
+    def exits(self) -> bool:
+        """Whether it can stop early, which `go_on` asks for; False before it was opened."""
+        model = self._current
+        return isinstance(model, CrossEncoder) and model.exits
+
+    @property
     def unwell(self) -> str:
         """What is wrong with it, "" where nothing is. One that was not asked for yet and need not be there is well."""
         return self._unwell if self._current is not None or self.preload else ""
@@ -68,9 +74,16 @@ class Served:
                 self._users[model] -= 1
             self._close_unused()
 
-    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
-        """As the model does: so a cascade's stage may hold what is served, and follows its exchange."""
+    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER, go_on: float | None = None) -> Ranking:
+        """As the model does: so a cascade's stage may hold what is served, and follows its exchange.
+
+        Raises InputError for a `go_on` below 1 where the model cannot stop early (see `exits`).
+        """
         with self.borrowed() as model:
+            if isinstance(model, CrossEncoder):
+                return model.rerank(ranking, deadline=deadline, go_on=go_on)
+            if go_on not in (None, 1):
+                raise InputError(f"{self.name} is no cross-encoder, so it cannot stop early; leave go_on out")
             return model.rerank(ranking, deadline=deadline)
 
     def estimate(self, texts: Sequence[object]) -> float:

@@ -13,6 +13,7 @@ import msgspec
 from secondpass import __version__
 from secondpass.explanation.account import Explained
 from secondpass.serving.explaining import Explain
+from secondpass.serving.judging import Judged, Undone
 from secondpass.serving.reranking import PATHS
 from secondpass.serving.searching import Clicked, Search
 from secondpass.serving.wire import FORMATS, Format, Rerank
@@ -59,6 +60,25 @@ class Usage(msgspec.Struct):
     total_tokens: int
 
 
+class Step(msgspec.Struct):
+    """What one stage did. `skipped`: documents that it did not score, by status; `parts`: seconds by what they went
+    into, of workers added up; `exits`: of a model that stopped early, how many documents each exit answered for;
+    `removed`: why a selector took documents out, by id."""
+
+    name: str
+    seconds: float
+    scored: int
+    skipped: dict[str, int]
+    because: str
+    truncated: int
+    tokens: int
+    parts: dict[str, float]
+    engine: str
+    precision: str
+    exits: dict[str, int]
+    removed: dict[str, str]
+
+
 class Report(msgspec.Struct):
     """What became of the documents: how many were scored, why the others were not, by index; how many were cut."""
 
@@ -68,6 +88,7 @@ class Report(msgspec.Struct):
     truncated: int
     digest: str | None
     seconds: float
+    trace: list[Step]
 
 
 class Reranked(msgspec.Struct, kw_only=True):
@@ -140,16 +161,6 @@ class FoundDocument(msgspec.Struct):
     text: str = ""
 
 
-class Step(msgspec.Struct):
-    """What one stage did. `removed`: why a selector took documents out, by id."""
-
-    name: str
-    seconds: float
-    scored: int
-    because: str
-    removed: dict[str, str]
-
-
 class Searched(msgspec.Struct):
     """The best documents, and the stages on the way to them."""
 
@@ -178,6 +189,25 @@ class ClickKept(msgspec.Struct):
     outcome: str
 
 
+class Progress(msgspec.Struct):
+    """Judged documents and completely judged queries, out of how many."""
+
+    judged: int
+    documents: int
+    complete: int
+    queries: int
+
+
+class JudgmentKept(msgspec.Struct):
+    """What was judged or taken back, null where there was nothing to take back, and how far this judge is."""
+
+    object: Literal["judgment"]
+    query_id: str | None
+    document_id: str | None
+    grade: int | None
+    progress: Progress
+
+
 class Fault(msgspec.Struct):
     """Why there is no answer, three times over, since every client looks elsewhere."""
 
@@ -198,6 +228,7 @@ _FAULTS = {
     401: "no key that is known",
     408: "the body took too long",
     413: "the body is too large",
+    415: "the body is not said to be JSON",
     422: "the body cannot be meant",
     429: "too much at once, or more than the key's rate; Retry-After says when to come back",
     500: "a fault of the server",
@@ -212,8 +243,16 @@ _DEADLINE = {
 }
 
 
-def document(*, keys: bool = False, search: bool = True, clicks: bool = True, watch: bool = True) -> dict[str, Any]:
-    """The document. `keys`: whether one is needed; `search`, `clicks`, `watch`: whether there are such routes here."""
+def document(
+    *,
+    keys: bool = False,
+    search: bool = True,
+    clicks: bool = True,
+    watch: bool = True,
+    judging: bool = True,
+    reports: bool = True,
+) -> dict[str, Any]:
+    """The document. `keys`: whether one is needed; the others: whether there are such routes here."""
     posted: list[tuple[str, str, tuple[Any, ...], Any]] = []
     for path, name in PATHS.items():
         form: Format = FORMATS[name]
@@ -225,6 +264,9 @@ def document(*, keys: bool = False, search: bool = True, clicks: bool = True, wa
         posted.append(("/v1/search", "Search the index and rerank what is found", (Search,), Searched))
     if clicks:
         posted.append(("/v1/clicks", "Report what was clicked", (Clicked,), ClickKept))
+    if judging:
+        posted.append(("/v1/judging", "Judge a document", (Judged,), JudgmentKept))
+        posted.append(("/v1/judging/undo", "Take back the last judgment", (Undone,), JudgmentKept))
     kinds = [kind for _, _, bodies, answer in posted for kind in (*bodies, answer)]
     schemas, components = msgspec.json.schema_components([*kinds, Fault], ref_template="#/components/schemas/{name}")
     components = {name: _allowing(schema) for name, schema in components.items()}
@@ -237,7 +279,7 @@ def document(*, keys: bool = False, search: bool = True, clicks: bool = True, wa
             "post": {
                 "summary": summary,
                 "operationId": path.strip("/").replace("/", "_"),
-                "parameters": [] if path == "/v1/clicks" else [_DEADLINE],
+                "parameters": [] if path in _QUICK else [_DEADLINE],
                 "requestBody": {"required": True, "content": _json(read[0] if len(read) == 1 else {"anyOf": read})},
                 "responses": {
                     "200": {"description": "The answer.", "content": _json(answer)},
@@ -251,6 +293,13 @@ def document(*, keys: bool = False, search: bool = True, clicks: bool = True, wa
     ).items():
         answer = {"description": "The answer.", "content": _json({"type": "object"})}
         paths[path] = {"get": {"summary": summary, "responses": {"200": answer, "503": _fault("Not well.", fault)}}}
+    for path, summary, names in (_JUDGING if judging else []) + (_REPORTS if reports else []):
+        asked = [{"name": name, "in": "query", "required": False, "schema": {"type": "string"}} for name in names]
+        answer = {"description": "The answer.", "content": _json({"type": "object"})}
+        refused = {str(status): _fault(why, fault) for status, why in _FAULTS.items()}
+        responses = {"200": answer, "404": _fault("Not here.", fault), **refused}
+        operation = {"summary": summary, "parameters": asked, "responses": responses}
+        paths.setdefault(path, {})["get"] = operation
     page = {"description": "The page.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     paths["/metrics"] = {"get": {"summary": "Counts, for Prometheus", "responses": {"200": page}}}
     for entry in paths.values():
@@ -268,11 +317,21 @@ def document(*, keys: bool = False, search: bool = True, clicks: bool = True, wa
     return found
 
 
+_QUICK = ("/v1/clicks", "/v1/judging", "/v1/judging/undo")
+_JUDGING: list[tuple[str, str, tuple[str, ...]]] = [
+    ("/v1/judging", "What there is to judge, and how much is judged", ("judge",)),
+    ("/v1/judging/query", "The texts of a query's documents, with a judge's grades", ("judge", "query_id")),
+]
+_REPORTS: list[tuple[str, str, tuple[str, ...]]] = [
+    ("/v1/reports", "The audit reports and comparisons there are", ()),
+    ("/v1/report", "One of them", ("name",)),
+]
 _TOLD = {
     "/health": "Whether process and scorer are alive",
     "/ready": "Whether requests may be sent here",
     "/info": "The model, as text-embeddings-inference tells it",
     "/v1/models": "The models that requests may name",
+    "/v1/status": "What this server is set up to do",
     "/openapi.json": "This document",
 }
 

@@ -18,12 +18,13 @@ from secondpass.errors import InputError, SecondpassError
 from secondpass.monitoring.request_log import document_digest
 from secondpass.serving.asking import Asker, Failure, admitted, body_of, patience_of, told
 from secondpass.serving.metrics import Refusal
+from secondpass.serving.models import Served
 from secondpass.serving.recording import Answered, keep
 from secondpass.serving.server import Limits, Server
 from secondpass.serving.wire import FORMATS, Answer, Asked, read
 from secondpass.types import Document, as_ranking
 
-__all__ = ["PATHS", "check_query", "opened", "rerank", "timing"]
+__all__ = ["PATHS", "check_exits", "check_query", "opened", "rerank", "timing"]
 
 PATHS = {
     "/v1/rerank": "rerank",
@@ -52,7 +53,10 @@ async def rerank(server: Server, path: str, asker: Asker) -> Response:
     served, ranking = server.served(asked.model), as_ranking(asked.query, asked.documents, asker.id)
     texts = [document.text for document in asked.documents]
     size = await opened(server, partial(served.estimate, texts), at_once=served.current is not None)
-    ranked = await admitted(server, asker, size, patience, lambda until: served.rerank(ranking, deadline=until))
+    check_exits(served, asked.go_on)
+    ranked = await admitted(
+        server, asker, size, patience, lambda until: served.rerank(ranking, deadline=until, go_on=asked.go_on)
+    )
     took = time.perf_counter() - asker.began
     trace = ranked.trace[-1]
     keep(server, asker, Answered(path, ranking, ranked, ranked, [(served.name, trace)], reading, took, patience, _name))
@@ -96,6 +100,12 @@ def check_query(query: str, limits: Limits) -> None:
         raise InputError("query is empty")
     if len(query) > limits.query:
         raise InputError(f"query has {len(query):,} characters; {limits.query:,} are the most")
+
+
+def check_exits(served: Served, go_on: float | None) -> None:
+    """Raises Failure, 400, where an open model is to stop early and cannot."""
+    if go_on not in (None, 1) and not served.exits:
+        raise Failure(400, f"{served.name} cannot stop early as it is set here; leave go_on out")
 
 
 def _format(path: str, raw: bytes) -> str:

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
 
+from secondpass.cascade import Cascade
 from secondpass.errors import InputError
 from secondpass.monitoring.request_log import Clicked as Outcome
 from secondpass.serving.asking import Asker, Failure, admitted, body_of, patience_of, told
 from secondpass.serving.models import Served
 from secondpass.serving.recording import Answered, keep
-from secondpass.serving.reranking import check_query, opened, timing
+from secondpass.serving.reranking import check_exits, check_query, opened, timing
 from secondpass.serving.server import Server
-from secondpass.serving.wire import are_relevances, relevances
-from secondpass.types import Deadline, Hit, Ranking, StageTrace
+from secondpass.serving.wire import GoOn, are_relevances, relevances, step
+from secondpass.types import NEVER, Deadline, Hit, Ranking, Reranker, StageTrace
 
 __all__ = ["Clicked", "Search", "click", "decoded", "search"]
 
@@ -33,10 +34,18 @@ _T = TypeVar("_T")
 
 
 class Search(msgspec.Struct):
-    """`POST /v1/search`: the best `top_k` documents of the index, texts included unless they are not wanted."""
+    """`POST /v1/search`: the best `top_k` documents of the index, texts included unless they are not wanted.
+
+    `depth`, `model` and `go_on` are for the last stage, in place of what the settings say: how many candidates it
+    reranks, which of the served models it is, and which share of them passes the upper layers of one that can stop
+    early.
+    """
 
     query: str
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 10
+    depth: Annotated[int, msgspec.Meta(ge=1, le=MOST)] | None = None
+    model: str | None = None
+    go_on: GoOn | None = None
     deadline_ms: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
     return_documents: bool = True
 
@@ -50,6 +59,47 @@ class Clicked(msgspec.Struct):
     kind: str = "click"
 
 
+@dataclass(frozen=True, slots=True)
+class _Stopping:
+    """A served model that stops early, for one request."""
+
+    served: Served
+    go_on: float
+
+    def rerank(self, ranking: Ranking, *, deadline: Deadline = NEVER) -> Ranking:
+        return self.served.rerank(ranking, deadline=deadline, go_on=self.go_on)
+
+
+def _served(reranker: Reranker) -> Served | None:
+    """The model that a stage asks; None where it is none of this server's."""
+    if isinstance(reranker, _Stopping):
+        return reranker.served
+    return reranker if isinstance(reranker, Served) else None
+
+
+def _as_wanted(server: Server, cascade: Cascade, wanted: Search) -> Cascade:
+    """The cascade, its last stage as this request wants it. Raises InputError for what it has not."""
+    if (wanted.depth, wanted.model, wanted.go_on) == (None, None, None):
+        return cascade
+    if not cascade.stages:
+        raise InputError("the settings have no stage that reranks; leave depth, model and go_on out")
+    *before, last = cascade.stages
+    reranker = last.reranker
+    if wanted.model is not None:
+        if wanted.model not in server.models:
+            raise InputError(f"model: no {wanted.model!r} here; served are {', '.join(server.models)}")
+        reranker = server.models[wanted.model]
+    if wanted.go_on is not None:
+        served = _served(reranker)
+        if served is None:
+            raise InputError("the last stage is none of the models served, so it cannot stop early; leave go_on out")
+        reranker = _Stopping(served, wanted.go_on)
+    stage = replace(last, reranker=reranker, depth=wanted.depth or last.depth)
+    found = cascade.candidates
+    most = None if found is None else max(found, wanted.depth or 0)
+    return Cascade(cascade.retriever, *before, stage, retrieve=most, select=cascade.selectors)
+
+
 async def search(server: Server, path: str, asker: Asker) -> Response:
     """Retrieve, rerank what was found, and select from it as the settings say."""
     cascade = server.search
@@ -60,18 +110,21 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
     try:
         check_query(wanted.query, server.limits)
         patience = patience_of(server, asker.request, wanted.deadline_ms)
+        cascade = _as_wanted(server, cascade, wanted)
     except InputError as error:
         raise Failure(400, str(error)) from error
     reading = time.perf_counter() - asker.began
     retrieve = partial(cascade.first_stage, wanted.query, wanted.top_k)
     found = replace(await opened(server, retrieve, at_once=False), query_id=asker.id)
-    models = [(stage.reranker, stage.depth) for stage in cascade.stages if isinstance(stage.reranker, Served)]
+    models = [(served, stage.depth) for stage in cascade.stages if (served := _served(stage.reranker)) is not None]
 
     def size() -> float:
         texts = [hit.document.text for hit in found.hits]
         return sum(served.estimate(texts[:depth]) for served, depth in models)
 
     seconds = await opened(server, size, at_once=all(served.current is not None for served, _ in models))
+    for served, _ in models[-1:]:
+        check_exits(served, wanted.go_on)
 
     def rerank(until: Deadline) -> tuple[list[tuple[str, StageTrace]], Ranking, Ranking]:
         whole, told = found, list[tuple[str, StageTrace]]()
@@ -79,7 +132,7 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
             before = len(whole.trace)
             whole = stage.run(whole, until)
             added = whole.trace[before:]  # of a wrapper several, one for each that it asked
-            name = getattr(stage.reranker, "name", "") if len(added) == 1 else ""
+            name = getattr(_served(stage.reranker) or stage.reranker, "name", "") if len(added) == 1 else ""
             told += [(name or trace.name, trace) for trace in added]
         return told, whole, cascade.select(whole, deadline=until)
 
@@ -97,7 +150,7 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
             shown.hits, relevances(shown.hits, given=are_relevances(ranked.trace[-1])), strict=True
         )
     ]
-    body = {"id": asker.id, "object": "list", "results": results, "trace": [_step(trace) for trace in selected.trace]}
+    body = {"id": asker.id, "object": "list", "results": results, "trace": [step(trace) for trace in selected.trace]}
     return told(body, headers=timing(asker, reading, sum(trace.seconds for trace in traces), took))
 
 
@@ -106,16 +159,6 @@ def _result(hit: Hit, relevance: float, *, texts: bool) -> dict[str, Any]:
     one: dict[str, Any] = {"id": document.id, "relevance_score": relevance, "status": str(hit.status)}
     one |= {"score": hit.score, "first_rank": hit.first_rank, "first_score": hit.first_score}
     return one | ({"title": document.title, "text": document.text} if texts else {})
-
-
-def _step(trace: StageTrace) -> dict[str, Any]:
-    return {
-        "name": trace.name,
-        "seconds": trace.seconds,
-        "scored": trace.pairs_scored,
-        "because": trace.skipped_because,
-        "removed": trace.detail.get("removed", {}),
-    }
 
 
 async def click(server: Server, path: str, asker: Asker) -> Response:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from secondpass.cascade import Cascade
@@ -23,7 +24,7 @@ from secondpass.serving.shadow import Shadow
 from secondpass.serving.telemetry import Spans
 from secondpass.serving.watching import Watching
 
-__all__ = ["Limits", "Server"]
+__all__ = ["Limits", "Server", "Workbench"]
 
 _HANGS = 6  # probes' worth of time without an answer: the scorer is taken for dead
 
@@ -41,13 +42,21 @@ class Limits:
     requests: int = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What the page shows beside what the server does: a `pool` to judge in and a folder of `reports`; None: none."""
+
+    pool: Path | None = None
+    reports: Path | None = None
+
+
 class Server:
     """The models, the first of which answers where a request names none that is here, and all that belongs to them.
 
     `search` is what `/v1/search` runs; `log` what requests and clicks go to; `watching` compares requests with a
-    profile; `shadow` reranks some requests beside the model that answers; `public`: whether `/info`, `/v1/models`,
-    `/v1/watch` and `/metrics` need no key; `renewed` gives the models anew, as the settings say now; `ended` is called
-    last.
+    profile; `shadow` reranks some requests beside the model that answers; `workbench` is what the page of that name
+    has beside all this (None: there is no page); `public`: whether `/info`, `/v1/models`, `/v1/status`, `/v1/watch` and
+    `/metrics` need no key; `renewed` gives the models anew, as the settings say now; `ended` is called last.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class Server:
         watching: Watching | None = None,
         shadow: Shadow | None = None,
         spans: Spans | None = None,
+        workbench: Workbench | None = None,
         public: bool = True,
         probe_every: float = 10.0,
         renewed: Callable[[], Sequence[Served]] | None = None,
@@ -69,7 +79,7 @@ class Server:
         self.models = _by_name(models)
         self.limits, self.keys, self.search = limits or Limits(), keys or Keys(), search
         self.log, self.shadow, self.spans, self.public = log, shadow, spans or Spans(None), public
-        self.watching = watching
+        self.watching, self.workbench = watching, workbench
         self.admission = Admission(most=self.limits.backlog, requests=self.limits.requests)
         self.threads = ThreadPoolExecutor(self.limits.requests, thread_name_prefix="secondpass-request")
         self.metrics = Metrics(self._gauges, callers=[key.name for key in self.keys if key.name])

@@ -20,10 +20,11 @@ import msgspec
 from secondpass.errors import InputError
 from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
-__all__ = ["FORMATS", "Answer", "Asked", "Format", "are_relevances", "failure", "read", "relevances"]
+__all__ = ["FORMATS", "Answer", "Asked", "Format", "GoOn", "are_relevances", "failure", "read", "relevances", "step"]
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0.0)]
+GoOn = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Documents = list[Any]  # a text or an object each; anything else costs that document its score, and nobody else
 
 
@@ -48,7 +49,8 @@ class CohereV2(_Asks, kw_only=True):
 
 
 class Rerank(_Asks, kw_only=True):
-    """`POST /v1/rerank` of Cohere v1, Jina, vLLM and Infinity, and of Voyage (`top_k`); also `/rerank`."""
+    """`POST /v1/rerank` of Cohere v1, Jina, vLLM and Infinity, and of Voyage (`top_k`); also `/rerank`. Our own is
+    `go_on`: which share of the documents passes the upper layers of a model that can stop early."""
 
     query: str
     documents: Documents
@@ -60,6 +62,7 @@ class Rerank(_Asks, kw_only=True):
     max_chunks_per_doc: Count | None = None
     max_tokens_per_doc: Count | None = None
     truncation: bool | None = None
+    go_on: GoOn | None = None
 
 
 class Mixedbread(_Asks, kw_only=True):
@@ -119,6 +122,7 @@ class Asked:
     deadline_ms: float | None = None
     echo: bool = False
     raw: bool = False
+    go_on: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,7 @@ def _rerank(body: Rerank) -> Asked:
         top=body.top_n or body.top_k,
         deadline_ms=body.deadline_ms,
         echo=bool(body.return_documents),
+        go_on=body.go_on,
     )
 
 
@@ -259,6 +264,28 @@ def _report(answer: Answer) -> dict[str, Any]:
         "truncated": trace.truncated,
         "digest": trace.detail.get("digest"),
         "seconds": round(answer.seconds, 6),
+        "trace": [step(one) for one in answer.ranking.trace],
+    }
+
+
+def step(trace: StageTrace) -> dict[str, Any]:
+    """What one stage did, for an answer. `parts`: seconds of its own, of workers added up; so more than `seconds`."""
+    detail = trace.detail
+    cost = detail.get("cost", {})
+    parts = {"wait": "waited_s", "tokenize": "tokenize_s", "inference": "measured_s"}
+    return {
+        "name": trace.name,
+        "seconds": trace.seconds,
+        "scored": trace.pairs_scored,
+        "skipped": {str(status): count for status, count in trace.skipped.items() if count},
+        "because": trace.skipped_because,
+        "truncated": trace.truncated,
+        "tokens": trace.tokens,
+        "parts": {name: cost[key] for name, key in parts.items() if key in cost},
+        "engine": str(detail.get("engine", "")),
+        "precision": str(detail.get("precision", "")),
+        "exits": dict(detail.get("exits", {})),
+        "removed": detail.get("removed", {}),
     }
 
 
