@@ -15,7 +15,8 @@ class Relay:
     the server began to answer after the client had spoken."""
 
     def __init__(self, address: str | tuple[str, int]) -> None:
-        self.address, self.turns = address, 0
+        self.address: str | tuple[str, int] | None = address
+        self.turns = 0
         self._free = threading.Event()
         self._free.set()
         self._pairs: list[socket.socket] = []
@@ -26,12 +27,18 @@ class Relay:
     def cut(self) -> None:
         """Every line that is open is lost; new ones are taken."""
         while self._pairs:
+            one = self._pairs.pop()
             with contextlib.suppress(OSError):
-                self._pairs.pop().shutdown(socket.SHUT_RDWR)
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
     def freeze(self) -> None:
         """Nothing gets through any more, and nobody is told."""
         self._free.clear()
+
+    def hold(self) -> None:
+        """New lines are taken and lead nowhere: who speaks waits for ever."""
+        self.address = None
 
     def close(self) -> None:
         """No lines at all."""
@@ -50,6 +57,9 @@ class Relay:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.address is None:
+                self._pairs.append(client)
+                continue
             server = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
             try:
                 server.connect(self.address)

@@ -29,6 +29,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "fallback": "secondpass.retrievers.fallback:Fallback",
         "hybrid": "secondpass.retrievers.hybrid:Hybrid",
         "postgres": "secondpass.retrievers.postgres:Postgres",
+        "qdrant": "secondpass.retrievers.qdrant:Qdrant",
         "sqlite": "secondpass.retrievers.sqlite:SQLite",
     },
     "reranker": {

@@ -16,11 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from secondpass.errors import InputError
 from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
-__all__ = ["DIGEST", "REST", "Found", "Row", "document_of", "plain", "quoted", "ranking_of", "row_of"]
+__all__ = ["DIGEST", "REST", "Found", "Row", "document_of", "host_of", "plain", "quoted", "ranking_of", "row_of"]
 
 REST, DIGEST = "secondpass_rest", "secondpass_digest"
 
@@ -60,6 +61,18 @@ def quoted(name: str) -> str:
     if not isinstance(name, str) or not name or plain(name) != name:
         raise InputError(f"{name!r} is no name of a table or column")
     return '"' + name.replace('"', '""') + '"'
+
+
+def host_of(url: str) -> str:
+    """What may be said of a URL: its host and port. Raises InputError for what is no URL of a server."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except (ValueError, AttributeError):
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise InputError("the url cannot be read; give http://host:port or https://host")  # it may hold a password
+    return host if port is None else f"{host}:{port}"
 
 
 def row_of(document: Document) -> Row:
