@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from secondpass.testing import OverlapReranker
@@ -16,6 +17,7 @@ from secondpass.types import NEVER, Deadline, Document, Ranking, Status, as_rank
 
 WORDS = ("bees", "find", "the", "way", "back", "hive", "rates", "rose")
 QUERY = "bees find the hive"
+untimed = settings(deadline=None, max_examples=50)
 TOLD = {"secondpass_status", "secondpass_probability", "secondpass_first_rank", "secondpass_first_score"}
 
 

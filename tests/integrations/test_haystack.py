@@ -54,6 +54,7 @@ class Haystack:
         return read
 
 
+@foreign.untimed
 @given(foreign.documents)
 def test_it_keeps_what_rerankers_promise(documents: list[Given]) -> None:
     foreign.check_promises(Haystack(), documents)
@@ -75,6 +76,7 @@ class Logits:
         return replace(ranking, hits=tuple(hits), trace=(StageTrace("logits"),))
 
 
+@foreign.untimed
 @given(st.lists(st.floats(-1e6, 1e6), max_size=6))
 def test_scaled_scores_lie_between_0_and_1_in_the_same_order(logits: list[float]) -> None:
     documents = [Document(content=str(n), id=str(n)) for n in range(len(logits))]

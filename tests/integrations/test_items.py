@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import foreign_documents as foreign
+from secondpass import Cascade, Stage
 from secondpass.errors import InputError
-from secondpass.integrations.items import Item, reranked
-from secondpass.testing import OverlapReranker
-from secondpass.types import Ranking
+from secondpass.integrations.items import Item, reranked, searched
+from secondpass.testing import ListRetriever, OverlapReranker
+from secondpass.types import NEVER, Deadline, Ranking
 
 EXTRAS = {
     "langchain": ("langchain_core", "langchain"),
@@ -24,6 +26,7 @@ EXTRAS = {
 IDS = st.none() | st.sampled_from(["a", "0", "1", "#0", "#1", "##1", ""]) | st.integers(0, 2)
 
 
+@foreign.untimed
 @given(st.lists(IDS, max_size=8))
 def test_ids_are_unique_and_those_that_can_stay_do(ids: list[object]) -> None:
     class Seeing(OverlapReranker):
@@ -55,6 +58,20 @@ def test_a_title_is_the_document_s_and_a_score_the_first_stage_s() -> None:
     assert (hit.document.title, hit.first_score, hit.document.metadata["year"]) == ("Title", 3.0, 1)
     (hit,) = reranked("q", [Item("text", metadata={"title": 7})], model=OverlapReranker()).ranking.hits
     assert (hit.document.title, hit.first_score) == ("", None)
+
+
+def test_a_search_is_the_cascade_s_and_its_first_stage_is_told_of_the_deadline() -> None:
+    class Told(ListRetriever):
+        def retrieve(self, query: str, k: int, *, deadline: Deadline = NEVER) -> Ranking:
+            seen.append(deadline)
+            return super().retrieve(query, k)
+
+    seen: list[Deadline] = []
+    retriever, deadline = Told({"q": ["a", "q", "b"]}), Deadline.after_ms(60_000)
+    cascade = Cascade(retriever, Stage(OverlapReranker(), depth=2))
+    assert searched(cascade, "q", 2, deadline=deadline).hits == cascade.search("q", top_k=2).hits
+    assert searched(retriever, "q", 2, deadline=deadline).ids == ("0", "1")
+    assert [one.at for one in seen] == [deadline.at, None, deadline.at]
 
 
 @pytest.mark.parametrize("name", EXTRAS)

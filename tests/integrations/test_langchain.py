@@ -39,6 +39,7 @@ class LangChain:
         return read
 
 
+@foreign.untimed
 @given(foreign.documents)
 def test_it_keeps_what_rerankers_promise(documents: list[Given]) -> None:
     foreign.check_promises(LangChain(), documents)

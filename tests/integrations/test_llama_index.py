@@ -51,6 +51,7 @@ def own(one: Given) -> dict[str, str]:
     return {} if one.id is None else {"id_": one.id}
 
 
+@foreign.untimed
 @given(foreign.documents)
 def test_it_keeps_what_rerankers_promise(documents: list[Given]) -> None:
     foreign.check_promises(LlamaIndex(), documents)

@@ -50,6 +50,7 @@ def none(value: Any) -> Any:
     return None if pandas.isna(value) else value
 
 
+@foreign.untimed
 @given(foreign.documents)
 def test_it_keeps_what_rerankers_promise(documents: list[Given]) -> None:
     foreign.check_promises(Frames(), documents)
@@ -111,6 +112,7 @@ def test_the_first_stage_s_order_is_by_rank_else_by_score_else_as_it_stands() ->
         order(frame.assign(score="high"))
 
 
+@foreign.untimed
 @given(st.permutations(range(5)), st.sampled_from([[0, 0, 0, 0, 0], ["a", "b", "a", "b", "a"]]))
 def test_the_order_of_the_rows_and_a_doubled_index_change_nothing(order: list[int], index: list[Any]) -> None:
     frame = trec().iloc[order]

@@ -18,6 +18,7 @@ import pandas
 import pyterrier
 from pyterrier.measures import RR, nDCG
 
+import foreign_documents as foreign
 from secondpass import BM25, Cascade, Stage
 from secondpass.errors import InputError
 from secondpass.integrations.pandas import TOLD_DTYPES
@@ -110,6 +111,7 @@ class SomeScored:
         return replace(ranking, hits=tuple(hits), trace=(StageTrace("some"),))
 
 
+@foreign.untimed
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_each_row_has_a_score_and_scores_give_the_order(scored: list[bool]) -> None:
     given = [-float(place) if one else None for place, one in enumerate(scored)]  # as a listwise reranker's

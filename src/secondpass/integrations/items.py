@@ -115,7 +115,7 @@ def as_cascade(retriever: Cascade | Retriever) -> Cascade:
 def searched(retriever: Cascade | Retriever, query: str, k: int, *, deadline: Deadline = NEVER) -> Ranking:
     """The best `k` documents that a cascade or a first stage alone finds, as `Cascade.search` does, by a Deadline."""
     cascade = as_cascade(retriever)
-    found = cascade.first_stage(query, k)
+    found = cascade.first_stage(query, k, deadline=deadline)
     return cascade.select(cascade.rerank(found, deadline=deadline), deadline=deadline).top(k)
 
 
