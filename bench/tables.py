@@ -915,6 +915,87 @@ def extras(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/install.py`."])
 
 
+def scale_model(result: dict[str, Any]) -> str:
+    """What many replicas hold, and the arithmetic."""
+    one, busy, documents = result["one"], result["busy"], result["documents"]
+    head = f"replicas | requests/s at most | at {busy:.0%} | a day | network, MB/s | answered by a cache of its own"
+    head += " | keys/s of a shared one | rows/s of the log | memory, GB | machine hours a month"
+    rows = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    for row in result["rows"]:
+        cells = [f"{row['replicas']:,}", f"{row['requests_per_s']:,.1f}", f"{row['kept_up_per_s']:,.1f}"]
+        cells += [f"{row['kept_up_per_day'] / 1e6:,.2f} M", f"{row['megabytes_per_s']:,.2f}"]
+        cells += [f"{row['cache_of_its_own']:.1%}", f"{row['looked_up_per_s']:,.0f}", f"{row['log_rows_per_s']:,.0f}"]
+        cells += [f"{row['memory_gb']:,.1f}", f"{row['machine_hours_a_month']:,}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    more = ", ".join(f"{each['depth']}: × {each['more']:.1f}" for each in result["depths"])
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"- **A replica** is {one['cores']} cores. It answers {one['requests_per_s']:.3f} requests of {documents} "
+            f"documents a second (`bench/serve.py`), one in {one['seconds']:.2f} s, with {one['memory_mb']:,.0f} MB.",
+            f"- **Many** answer so many times as much, since no replica asks another. At {busy:.0%} of it, requests at "
+            f"random, all of one size, wait {result['wait']:.2f} times their own time on average, "
+            f"{busy:g} / (2 · {1 - busy:.1f}), where a replica has a queue of its own (M/D/1).",
+            f"- **Other depths**, by the cost model of `bench/cost.py` (a + b · n): requests of {more} as many.",
+            f"- **Network**: requests/s × {one['bytes'] / 1e3:.1f} kB, the mean body of `bench/serve.py`'s requests; "
+            "from the proxy to a replica the same once more.",
+            f"- **Cache**: a query that comes {result['repeats']} times, to a replica at random, is computed once by "
+            f"each that it comes to, N · (1 − (1 − 1/N)^{result['repeats']}) times. A shared cache is asked for "
+            f"{documents} keys a request.",
+            f"- **Log**: a row for the request and one for each document shown, {1 + documents}.",
+            f"- **Money**: a million requests take {one['hours_per_million']:,.0f} machine hours at {busy:.0%}. "
+            + " ".join(
+                f"What {each['service']} takes for them ({each['model']}, {each['amount']:g} USD for {each['per']:,}, "
+                f"as of {each['as_of']}) pays for machines at {each['an_hour']:.2f} USD an hour."
+                for each in result["searches"]
+            ),
+            "",
+            f"Computed from results of {result['machine']['cores']} cores {result['machine']['cpu']} at commits "
+            f"{', '.join(f'{commit} ({name})' for name, commit in result['measured'].items())}; "
+            "`bench/scale_model.py`.",
+        ]
+    )
+
+
+def scale_index(result: dict[str, Any]) -> str:
+    """What an index in every replica costs."""
+    index = result["index"]
+    rows = [
+        "| documents of the index | GB in each machine | a dense search, ms | of a request's reranking "
+        "| requests/s of a replica that also searches |",
+        "|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {row['millions']} M | {row['gigabytes']:,.1f} | {row['dense_ms']:,.0f} | {row['of_a_request']:.0%} "
+        f"| {row['requests_per_s_of_one']:.2f} |"
+        for row in result["indexes"]
+    ]
+    told = (
+        f"{index['mb_per_million']:,.0f} MB and {index['scan_ms_per_million']:.1f} ms a million documents "
+        f"(`bench/retrievers.py`), taken to grow in proportion. At {index['even_millions']:.0f} M a search takes as "
+        "long as reranking."
+    )
+    return "\n".join([*rows, "", f"{told} Computed by `bench/scale_model.py`."])
+
+
+def ray_scale(result: dict[str, Any]) -> str:
+    """Jobs and requests with and without Ray."""
+    rows = ["| rerank | documents/s | start, s |", "|---|---|---|"]
+    rows += [f"| {row['what']} | {row['documents_per_s']:,.1f} | {row['start_s']:.1f} |" for row in result["rows"]]
+    rows += ["", "| serve, a small request after the other | median ms |", "|---|---|"]
+    rows += [f"| {row['what']} | {row['p50_ms']:.1f} |" for row in result["servers"]]
+    held = [
+        f"{one['name']} {one['value']:g} ({one['goal']}{'' if one['holds'] else ', missed'})"
+        for one in result["targets"]
+    ]
+    told = (
+        f"Requests of {result['documents']} passages, {result['model']}, {result['rounds']} rounds that alternate, "
+        f"medians; scores differ by {result['largest_difference']:.2g} at most. {'; '.join(held)}."
+    )
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/ray_scale.py`."])
+
+
 MODELS = ROOT / "src" / "secondpass" / "models"
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "quality": (quality, RESULTS / "quality.json"),
@@ -955,6 +1036,9 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "robustness": (robustness, RESULTS / "robustness.json"),
     "robustness_plain": (robustness, RESULTS / "robustness-plain.json"),
     "sizes": (sizes, RESULTS / "sizes.json"),
+    "scale_model": (scale_model, RESULTS / "scale_model.json"),
+    "scale_index": (scale_index, RESULTS / "scale_model.json"),
+    "ray_scale": (ray_scale, RESULTS / "ray_scale.json"),
     "quality_nano": (quality_clean, RESULTS / "quality-nano.json"),
     "dev_nano": (dev, MODELS / "nano" / "lineage.json"),
     "calibration_nano": (calibration, MODELS / "nano" / "lineage.json"),

@@ -20,6 +20,7 @@ LEVELS = [
     {"training", "monitoring", "demo", "selection", "explanation"},
     {"config", "api"},
     {"integrations", "serving"},
+    {"distributed"},
     {"cli"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

@@ -35,6 +35,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "serve.shadow": settings.ShadowTable,
     "request_log": settings.RequestLogTable,
     "watch": settings.WatchTable,
+    "ray": settings.RayTable,
 }
 DOCUMENTS = [Document("a", "a list of words"), Document("b", "the bank of a river"), Document("c", "a sorted list")]
 
@@ -73,6 +74,8 @@ def read(folder: Path, text: str) -> Config:
         ("[retriever]\nb = 1.5", "retriever.b: expected `float` <= 1"),
         ("[budget]\ndelta = 0", "budget.delta: expected `float` > 0"),
         ("[budget]\nmetric = 'ndgc@10'", "budget.metric: unknown metric 'ndgc@10'"),
+        ("[ray]\nreplicas = [3, 2]", r"ray.replicas: \[3, 2\]; give the fewest first"),
+        ("[ray]\ncpus = 0", "ray.cpus: expected `float` > 0"),
         ("file = 'x'", "file: unknown key"),
         ("a = ", "not TOML"),
     ],

@@ -34,6 +34,7 @@ __all__ = [
     "Config",
     "KeyTable",
     "PriceTable",
+    "RayTable",
     "RequestLogTable",
     "RerankerTable",
     "RetrieverTable",
@@ -211,6 +212,20 @@ class WatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every: Annotated[int, msgspec.Meta(ge=100)] = 10_000
 
 
+class RayTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[ray]: the cluster, and how `rerank --ray` and `serve --ray` use it. Times in seconds."""
+
+    address: str = ""
+    cpus: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+    workers: Count | None = None
+    documents: Count = 2000
+    replicas: tuple[Count, Count] = (1, 1)
+    ongoing: Annotated[float, msgspec.Meta(gt=0.0)] = 2.0
+    queued: Count = 100
+    scale_up_after: NotNegative = 30.0
+    scale_down_after: NotNegative = 600.0
+
+
 class BudgetTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[budget]: what an audit holds the result against, and the depths of its curve."""
 
@@ -252,6 +267,7 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeTable = ServeTable()
     request_log: RequestLogTable = RequestLogTable()
     watch: WatchTable = WatchTable()
+    ray: RayTable = RayTable()
 
 
 def _no_variable(name: str) -> str | None:
@@ -296,6 +312,8 @@ def read_config(path: str | Path) -> Config:
         parse_metric(tables.budget.metric)
     except InputError as error:
         raise ConfigError(f"{path}: budget.metric: {error}") from error
+    if tables.ray.replicas[0] > tables.ray.replicas[1]:
+        raise ConfigError(f"{path}: ray.replicas: {list(tables.ray.replicas)}; give the fewest first, then the most")
     folder = path.resolve().parent
     collection, retriever = tables.collection, tables.retriever
     if collection.path and not collection.path.startswith("ir_datasets:"):
@@ -348,6 +366,7 @@ def read_config(path: str | Path) -> Config:
         serve,
         tables.request_log,
         msgspec.structs.replace(tables.watch, profile=tables.watch.profile and str(folder / tables.watch.profile)),
+        tables.ray,
         str(path),
     )
 
@@ -569,6 +588,7 @@ def _explain(message: str) -> str:
         "serve.shadow": ShadowTable,
         "request_log": RequestLogTable,
         "watch": WatchTable,
+        "ray": RayTable,
     }.get(table, _Tables)
     known = struct.__struct_fields__
     close = difflib.get_close_matches(unknown[1], known, n=1)

@@ -222,7 +222,7 @@ def test_nothing_more_is_computed_for_a_client_that_left(model: CrossEncoder) ->
 def test_nothing_more_is_computed_for_a_request_that_is_cancelled(model: CrossEncoder) -> None:
     """As Ray Serve does with the request of a client that left."""
     server, seen = served(model), list[Deadline]()
-    begun = threading.Event()
+    begun, hold = threading.Event(), threading.Event()
 
     async def silence() -> Message:
         await asyncio.Event().wait()
@@ -231,11 +231,11 @@ def test_nothing_more_is_computed_for_a_request_that_is_cancelled(model: CrossEn
     def work(deadline: Deadline) -> None:
         seen.append(deadline)
         begun.set()
+        hold.wait(5)
 
     async def ask() -> None:
         asker = Asker(Request({"type": "http", "headers": []}, silence), time.perf_counter())
-        hold = threading.Event()
-        asked = asyncio.create_task(admitted(server, asker, 0.1, math.inf, lambda until: (work(until), hold.wait(5))))
+        asked = asyncio.create_task(admitted(server, asker, 0.1, math.inf, work))
         await asyncio.to_thread(begun.wait, 5)
         assert not seen[0].passed
         asked.cancel()

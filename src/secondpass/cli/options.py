@@ -36,6 +36,7 @@ __all__ = [
     "SplitOption",
     "configured",
     "named",
+    "prepare_ray",
     "whole_for_a_run",
 ]
 
@@ -149,3 +150,10 @@ def named(values: Iterable[str], option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{name.strip()!r} is given twice; give each its own name", param_hint=option)
         found[name.strip()] = rest.strip()
     return found
+
+
+def prepare_ray() -> None:
+    """Before Ray is opened: unless its variables say otherwise it sends no usage statistics, and gives its proxies
+    time to start on a busy machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -22,8 +23,8 @@ from secondpass.cli.options import (
     configured,
     whole_for_a_run,
 )
-from secondpass.cli.requests import read_rankings, read_requests
-from secondpass.cli.resume import JSONL, TREC, skip_finished
+from secondpass.cli.requests import read_parquet, read_rankings, read_requests
+from secondpass.cli.resume import JSONL, TREC, Format, skip_finished
 from secondpass.cli.terminal import Update, bar, say, stdout_bytes
 from secondpass.cli.views import (
     failure,
@@ -42,11 +43,13 @@ from secondpass.evaluation.lines import opened
 from secondpass.types import Deadline, Ranking
 
 STDIN = Path("-")
+PARQUET = ".parquet"
 
 
 def command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Requests, one JSON object a line; - is stdin.", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="Requests: JSON, one a line, or .parquet; - is stdin.", show_default=False),
     ] = STDIN,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="FILE", help="Rerank a TREC run instead; - is stdin.")
@@ -65,6 +68,9 @@ def command(
     trace: Annotated[
         bool, typer.Option("--trace", help="Add to each line of JSON what was done and how long it took.")
     ] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Share it among the workers of a Ray cluster. Needs --out.")
+    ] = False,
     deadline_ms: DeadlineOption = None,
     model: ModelOption = None,
     family: FamilyOption = None,
@@ -77,6 +83,9 @@ def command(
     A request is {"query", "documents", "query_id"}; documents are texts, or
     {"id", "text", "title"}. Its answer is {"query_id", "hits"}; a hit is
     {"id", "score", "status", "first_rank"}. A TREC run comes back as one.
+
+    With --ray (extra ray) workers share it, as the table \\[ray] of the settings says:
+    each document of each query once, whatever machine is lost meanwhile.
 
     Examples:
 
@@ -92,42 +101,42 @@ def command(
         raise typer.BadParameter("a run needs one, for the texts", param_hint="--collection")
     if resume and out is None:
         raise typer.BadParameter("needs --out FILE", param_hint="--resume")
+    if ray and (out is None or STDIN in (run, file if run is None else None)):
+        raise typer.BadParameter("needs a file to read and --out FILE", param_hint="--ray")
     if out is not None and out.exists() and not resume:
         raise InputError(f"{out} exists; add --resume to go on after what it holds, or remove it")
     if run is not None:
         settings = whole_for_a_run(settings)
-    cascade = Cascade(None, *build_stages(settings), select=build_selectors(settings))
     source = file if run is None else run
-    warned, failed, removed = Counter[str](), Counter[str](), Counter[str]()
-    answered = 0
+    if ray and out is not None:
+        from secondpass.cli.rerank_on_ray import Asked, rerank_on_ray
+
+        rerank_on_ray(Asked(settings, source.absolute(), run is not None, deadline_ms, top_k, trace), out, resume)
+        return
+    cascade = Cascade(None, *build_stages(settings), select=build_selectors(settings))
+    noticed = Noticed()
     with ExitStack() as stack:
         name, lines, size = _input(stack, source)
         update = stack.enter_context(bar("reranking", size))
         progress = _Progress(update)
-        if run is None:
-            requests, form = read_requests(progress.counted(lines), name), JSONL
-        else:
+        form = JSONL if run is None else TREC
+        if run is not None:
             place = settings.collection.path
             documents = {document.id: document for document in read_corpus(place)}
-            requests, form = read_rankings(progress.counted(lines), name, read_queries(place), documents), TREC
+            requests = read_rankings(progress.counted(lines), name, read_queries(place), documents)
+        elif source.suffix == PARQUET:
+            requests = read_parquet(source)
+        else:
+            requests = read_requests(progress.counted(lines), name)
         if out is not None and out.exists():
             progress.requests = skip_finished(requests, out, form)
             say(f"{out}: {progress.requests:,} finished before")
         target = stack.enter_context(out.open("ab")) if out else stdout_bytes()
-        encode = run_lines if form is TREC else lambda ranking: ranking_line(ranking, trace=trace)
         for answer in rerank_stream(cascade, requests, deadline_ms, top_k):
-            _write(target, encode(answer))
+            _write(target, encoded(answer, form, trace=trace))
             progress.on_request()
-            answered += 1
-            warned.update(filter(None, [looks_foreign(answer)]))
-            failed.update(filter(None, [failure(answer)]))
-            removed += removals(answer)
-    if warned:
-        say(language_note(warned, answered))
-    if failed:
-        say(failure_note(failed, answered))
-    if removed:
-        say(removal_note(removed))
+            noticed.add(answer)
+    noticed.say()
 
 
 def rerank_stream(
@@ -137,6 +146,39 @@ def rerank_stream(
     for request in requests:
         deadline = Deadline.after_ms(deadline_ms)
         yield cascade.select(cascade.rerank(request, deadline=deadline), deadline=deadline).top(top_k)
+
+
+def encoded(answer: Ranking, form: Format, *, trace: bool) -> bytes:
+    """An answer as the output has it."""
+    return run_lines(answer) if form is TREC else ranking_line(answer, trace=trace)
+
+
+@dataclass
+class Noticed:
+    """What deserves a word at the end: how often, by kind and what it was, in so many answers."""
+
+    answers: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, answer: Ranking) -> None:
+        """Look at one more answer."""
+        self.answers += 1
+        foreign, failed = ([word] if word else [] for word in (looks_foreign(answer), failure(answer)))
+        self.count({"foreign": Counter(foreign), "failed": Counter(failed), "removed": removals(answer)})
+
+    def count(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Add what was noticed elsewhere."""
+        for kind, found in counts.items():
+            self.counts.setdefault(kind, Counter()).update(found)
+
+    def say(self) -> None:
+        """A sentence for each kind there is."""
+        if foreign := self.counts.get("foreign"):
+            say(language_note(foreign, self.answers))
+        if failed := self.counts.get("failed"):
+            say(failure_note(failed, self.answers))
+        if removed := self.counts.get("removed"):
+            say(removal_note(removed))
 
 
 class _Progress:

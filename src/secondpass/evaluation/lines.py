@@ -93,10 +93,12 @@ def _broken_gzip(name: object, number: int, error: Exception) -> CollectionError
     return CollectionError(f"{name}:{number}: broken gzip ({error}); fetch or compress it again")
 
 
-def json_objects(lines: Iterable[bytes] | Iterable[str], name: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON object of every line that is not blank, each with "name:line"."""
+def json_objects(
+    lines: Iterable[bytes] | Iterable[str], name: object, first: int = 1
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON object of every line that is not blank, each with "name:line"; `first` is the number of the first."""
     decode = msgspec.json.Decoder().decode
-    for number, line in numbered(lines, name):
+    for number, line in numbered(lines, name, first):
         where = f"{name}:{number}"
         try:
             record = decode(line)

@@ -307,13 +307,15 @@ class _Found:
         ]
 
 
-def read_run_by_query(lines: Iterable[bytes], name: object) -> Iterator[list[RunRow]]:
+def read_run_by_query(lines: Iterable[bytes], name: object, first: int = 1) -> Iterator[list[RunRow]]:
     """The rows of one query after the other, each in the order of `read_run`, while the run is being read.
+
+    `first` is the number of the first line.
 
     Raises CollectionError as `read_run` does, and for a query that comes back after others.
     """
     seen: set[str] = set()
-    for query_id, rows in groupby(_rows(lines, name), key=lambda row: row.query_id):
+    for query_id, rows in groupby(_rows(lines, name, first), key=lambda row: row.query_id):
         found: dict[str, RunRow] = {}
         for row in rows:
             if query_id in seen:
