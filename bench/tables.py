@@ -460,6 +460,25 @@ def exits(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{told}, of all candidates' as 1. {_where(result)}; `bench/exits.py`."])
 
 
+def precision(result: dict[str, Any]) -> str:
+    """nDCG@10 of each precision, and how far its logits are from fp32's."""
+    head = (
+        "collection | queries | fp32 | bf16 | change | int8 | change | logits of bf16, int8: largest difference | mean"
+    )
+    rows = [f"| {head} | × processor time |", "|---" * 10 + "|"]
+    for row in result["rows"]:
+        plain, fast = row["default"], row["fast"]
+        rows.append(
+            f"| {row['collection']} | {row['queries']} | {row['exact']['ndcg@10']:.3f} | {plain['ndcg@10']:.3f} "
+            f"| {_change(plain)} | {fast['ndcg@10']:.3f} | {_change(fast)} "
+            f"| {plain['logit_most']:.2f}, {fast['logit_most']:.2f} "
+            f"| {plain['logit_mean']:.3f}, {fast['logit_mean']:.3f} "
+            f"| {plain['times_cpu']:.2f}, {fast['times_cpu']:.2f} |"
+        )
+    told = f"BM25's first {result['depth']}; processor time against fp32's, in turns."
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/precision.py`."])
+
+
 def selection(result: dict[str, Any]) -> str:
     """What a guaranteed threshold costs and saves, beside a fixed top k of its size; what becomes of it elsewhere."""
     rows = [
@@ -1018,6 +1037,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "short_requests": (short_requests, RESULTS / "short_requests.json"),
     "faults": (faults, RESULTS / "faults.json"),
     "hosted_faults": (hosted_faults, RESULTS / "hosted_faults.json"),
+    "precision": (precision, RESULTS / "precision.json"),
     "selection": (selection, RESULTS / "selection.json"),
     "explain": (explain, RESULTS / "explain.json"),
     "ltr": (ltr, RESULTS / "ltr.json"),
