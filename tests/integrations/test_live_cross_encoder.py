@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("sentence_transformers", reason="needs the extra 'train' (sentence-transformers)")
@@ -61,10 +61,17 @@ def test_its_scores_are_the_object_s_own_and_those_of_its_folder(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
-@given(st.lists(st.sampled_from(["sort", "list ", "snake", "é", "\u4e2d", "\n"]), max_size=60).map(" ".join), st.data())
-def test_what_is_read_is_what_the_library_reads(live: LiveCrossEncoder, theirs: Any, text: str, data: Any) -> None:
+@example(["snake", "é", "sort"], 100, 30)
+@given(
+    st.lists(st.sampled_from(["sort", "list ", "snake", "é", "\u4e2d", "\n"]), max_size=9),
+    st.integers(0, 40),
+    st.integers(0, 60),
+)
+def test_what_is_read_is_what_the_library_reads(
+    live: LiveCrossEncoder, theirs: Any, words: list[str], times: int, asked: int
+) -> None:
     """Tokens, cuts and spans are told without running the model; the library's own features say whether they are so."""
-    query = " ".join(data.draw(st.lists(st.sampled_from(["sort", "river"]), max_size=live.query_limit)))
+    query, text = "river " * asked, " ".join(words * times)
     scores = live.score(query, [text])
     features = theirs.preprocess([[query, text]])
     (ids,) = features["input_ids"].tolist()
@@ -78,12 +85,17 @@ def test_what_is_read_is_what_the_library_reads(live: LiveCrossEncoder, theirs: 
     assert scores.trace.cut_tokens == len(whole) - len(ids)
     assert (scores.trace.truncated == 1) == (len(whole) > len(ids))
     assert theirs.tokenizer(query, text[start:end])["input_ids"] == ids
-    asked = theirs.tokenizer(query, add_special_tokens=False)["input_ids"]
-    assert ids[1 : 1 + len(asked)] == asked  # the query is whole
+    alone = theirs.tokenizer(query, add_special_tokens=False)["input_ids"]
+    assert ids[1 : 1 + len(alone)] == alone  # the query is whole
 
 
-def test_a_query_that_the_library_would_cut_is_refused_and_one_token_less_is_not(live: LiveCrossEncoder) -> None:
-    long = "snake " * 200
+def test_a_query_that_the_library_would_cut_is_refused_and_one_token_less_is_not(
+    live: LiveCrossEncoder, theirs: Any
+) -> None:
+    long, (sort,) = "snake " * 1000, theirs.tokenizer("sort", add_special_tokens=False)["input_ids"]
+    for tokens in (live.query_limit, live.query_limit + 1):
+        (ids,) = theirs.preprocess([["sort " * tokens, long]])["input_ids"].tolist()
+        assert ids.count(sort) == live.query_limit  # the library keeps so many
     for tokens, status in ((live.query_limit, Status.SCORED), (live.query_limit + 1, Status.QUERY_TOO_LONG)):
         ranking = live.rerank(as_ranking("sort " * tokens, [long, ""]))
         assert [hit.status for hit in ranking.hits] == [status, Status.EMPTY]
@@ -115,7 +127,7 @@ def test_a_deadline_is_looked_at_between_batches(theirs: Any) -> None:
     assert scores.trace.skipped == {"deadline": 4}
 
 
-def test_threads_take_turns_and_nobody_waits_longer_than_allowed(live: LiveCrossEncoder) -> None:
+def test_threads_take_turns(live: LiveCrossEncoder) -> None:
     expected = live.rerank(as_ranking("sort", TEXTS))
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(live.rerank(as_ranking("sort", TEXTS)))) for _ in range(8)]
@@ -124,10 +136,28 @@ def test_threads_take_turns_and_nobody_waits_longer_than_allowed(live: LiveCross
     for thread in threads:
         thread.join()
     assert [one.hits for one in found] == [expected.hits] * 8
-    with live._computing:
-        late = live.rerank(as_ranking("sort", TEXTS), deadline=Deadline.after_ms(1))
-    assert {hit.status for hit in late.hits} == {Status.DEADLINE}
-    assert live.rerank(as_ranking("sort", TEXTS), deadline=NEVER).hits == expected.hits
+
+
+class Busy:
+    """A lock that another thread holds; it says how long somebody would have waited, in seconds."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    def acquire(self, timeout: float) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
+def test_who_waits_for_another_thread_waits_as_long_as_the_deadline(theirs: Any) -> None:
+    live, busy = LiveCrossEncoder(theirs), Busy()
+    live._computing = busy  # type: ignore[assignment]
+    for deadline in (Deadline.after_ms(60_000), NEVER, Deadline.after_ms(1e15)):
+        late = live.rerank(as_ranking("sort", TEXTS), deadline=deadline)
+        assert {hit.status for hit in late.hits} == {Status.DEADLINE}
+        assert late.trace[-1].skipped_because == "4: time was up"
+    assert 30 < busy.waits[0] <= 60
+    assert busy.waits[1:] == [-1, threading.TIMEOUT_MAX]
 
 
 def test_what_is_no_pair_scorer_is_refused(theirs: Any, tmp_path: Path) -> None:
@@ -146,6 +176,20 @@ def test_a_model_with_a_prompt_of_its_own_is_refused(tiny: Path) -> None:
     prompted = Theirs(str(tiny), device="cpu", prompts={"ask": "sort: "}, default_prompt_name="ask")
     with pytest.raises(InputError, match="lays a pair out in a way of its own"):
         LiveCrossEncoder(prompted)
+
+
+def test_a_model_that_lays_pairs_out_otherwise_is_refused(theirs: Any) -> None:
+    class Turned:
+        """The text first, then the query."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(theirs, name)
+
+        def preprocess(self, pairs: list[list[str]]) -> Any:
+            return theirs.preprocess([pair[::-1] for pair in pairs])
+
+    with pytest.raises(InputError, match="lays a pair out in a way of its own"):
+        LiveCrossEncoder(Turned())
 
 
 def test_ours_stands_where_theirs_would(ours: CrossEncoder, theirs: Any) -> None:
