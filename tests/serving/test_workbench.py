@@ -174,6 +174,7 @@ def test_a_search_takes_depth_model_and_exits_of_the_request(model: CrossEncoder
     head = retriever.retrieve("the list", 40)
     early = split.rerank(head.top(30), go_on=0.5)
     assert [one["id"] for one in deeper["results"][:30]] == list(early.ids)
+    assert [step["name"] for step in deeper["trace"]] == ["bm25", "split"]  # as requests name it
     assert deeper["trace"][1]["exits"] == {"layer 1": 10, "layer 3": 20}  # 20 at the least go on
     assert alone["trace"][1]["exits"] == {}
     assert {"wait", "tokenize", "inference"} == deeper["trace"][1]["parts"].keys()

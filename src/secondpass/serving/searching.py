@@ -150,7 +150,9 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
             shown.hits, relevances(shown.hits, given=are_relevances(ranked.trace[-1])), strict=True
         )
     ]
-    body = {"id": asker.id, "object": "list", "results": results, "trace": [step(trace) for trace in selected.trace]}
+    names = {id(trace): name for name, trace in stages}
+    steps = [step(trace, names.get(id(trace), trace.name)) for trace in selected.trace]
+    body = {"id": asker.id, "object": "list", "results": results, "trace": steps}
     return told(body, headers=timing(asker, reading, sum(trace.seconds for trace in traces), took))
 
 

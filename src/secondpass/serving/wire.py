@@ -264,17 +264,18 @@ def _report(answer: Answer) -> dict[str, Any]:
         "truncated": trace.truncated,
         "digest": trace.detail.get("digest"),
         "seconds": round(answer.seconds, 6),
-        "trace": [step(one) for one in answer.ranking.trace],
+        "trace": [step(one, answer.model) for one in answer.ranking.trace[-1:]],
     }
 
 
-def step(trace: StageTrace) -> dict[str, Any]:
-    """What one stage did, for an answer. `parts`: seconds of its own, of workers added up; so more than `seconds`."""
+def step(trace: StageTrace, name: str) -> dict[str, Any]:
+    """What one stage did, for an answer, by the name that requests know it by. `parts`: seconds by what they went into,
+    of workers added up; so they may be more than `seconds`."""
     detail = trace.detail
     cost = detail.get("cost", {})
     parts = {"wait": "waited_s", "tokenize": "tokenize_s", "inference": "measured_s"}
     return {
-        "name": trace.name,
+        "name": name,
         "seconds": trace.seconds,
         "scored": trace.pairs_scored,
         "skipped": {str(status): count for status, count in trace.skipped.items() if count},

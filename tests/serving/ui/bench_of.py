@@ -47,10 +47,10 @@ def written(folder: Path) -> Workbench:
     return Workbench(folder / "pool", reports)
 
 
-def server_of(model: CrossEncoder, workbench: Workbench, **more: Any) -> Server:
+def server_of(model: CrossEncoder, workbench: Workbench, *, depth: int = 20, **more: Any) -> Server:
     """A search over the documents, a watch, and what the workbench has beside it."""
     served = Served("tiny", lambda: model)
-    search = Cascade(BM25.build(DOCUMENTS), Stage(served, depth=20))
+    search = Cascade(BM25.build(DOCUMENTS), Stage(served, depth=depth))
     usual = {"score_top": [float(number) for number in range(100)]}
     digest = model.scorer.checkpoint.digest
     profile = Profile(model=model.name, digest=digest, source="a test", drawn_from=100, signals=usual)  # type: ignore[arg-type]

@@ -113,6 +113,18 @@ def test_controls_ask_again_and_the_address_holds_them(page: Any, url: str, brow
     other.close()
 
 
+def test_what_the_server_is_set_to_is_what_the_page_begins_with(page: Any, one: CrossEncoder, bench: Workbench) -> None:
+    with running(server_of(one, bench, depth=17, limits=Limits(deadline=1.23))) as base:
+        bodies = asked(page)
+        page.goto(base + SEARCH)
+        page.wait_for_selector(".after .row")
+        assert page.locator(".control").all_inner_texts()[1:3] == ["Depth 17", "Time 1,230 ms"]
+        page.locator("#time").press("End")  # no limit, whatever the server's
+        page.wait_for_function("() => location.hash.includes('time=none')")
+        page.wait_for_timeout(400)
+    assert [(body["depth"], body["deadline_ms"]) for body in bodies] == [(17, 1230), (17, 600_000)]
+
+
 def test_the_latest_answer_wins(page: Any, url: str) -> None:
     page.goto(f"{url}/ui/")
     held = threading.Event()
@@ -189,7 +201,7 @@ def test_a_heat_map_says_what_each_part_carries(page: Any, url: str, one: CrossE
     assert "not verified" in page.locator("dialog .verdict").text_content()
     page.get_by_text("Verify it").click()
     page.locator("dialog .verdict:not(.not-verified)").wait_for()
-    assert re.match(r"(verified|unverified) ", page.locator("dialog .verdict").text_content())
+    assert re.match(r"(verified|unverified): ", page.locator("dialog .verdict").text_content())
     page.get_by_text("above it").click()
     page.wait_for_function("() => document.querySelectorAll('dialog .heat').length === 2")
     assert "logits" in page.locator("dialog.sheet").text_content()
@@ -304,11 +316,13 @@ def test_the_percentiles_are_those_of_the_buckets(page: Any, url: str) -> None:
       const found = parsed('# HELP a b\\na_total{x="q\\\\"}\\\\n,",le="+Inf"} 3\\nb 1.5e-3\\n');
       const ends = [[1, 10], [2, 20], [Infinity, 21]];
       return [[...found.keys()], found.get('a_total')[0].labels, found.get('b')[0].value,
-        [0.5, 0.25, 0.99].map((one) => String(quantile(one, ends))), quantile(0.5, [[1, 0]])];
+        [0.5, 0.25, 0.99].map((one) => Object.values(quantile(one, ends)).map(String)), quantile(0.5, [[1, 0]])];
     }"""
     names, labels, value, quantiles, none = page.evaluate(script)
     assert (names, labels, value) == (["a_total", "b"], {"x": 'q"}\n,', "le": "+Inf"}, 0.0015)
-    assert [float(one) for one in quantiles] == [pytest.approx(1.05), pytest.approx(0.525), float("inf")]
+    found = [[float(one) for one in row] for row in quantiles]  # about, and the ends of its bucket
+    assert found[:2] == [pytest.approx([1.05, 1, 2]), pytest.approx([0.525, 0, 1])]
+    assert found[2] == [float("inf"), 2, float("inf")]
     assert none is None
 
 

@@ -11,6 +11,7 @@ import * as search from "./search.js";
 
 const VIEWS = { search, live, judge, audits, compare };
 const LETTERS = { s: "search", l: "live", j: "judge", a: "audits", c: "compare" };
+const SOON = 2000; // milliseconds until a server that is not ready is looked at again
 const THEMES = ["auto", "light", "dark"];
 const main = document.getElementById("main");
 let view = search;
@@ -72,10 +73,14 @@ async function show() {
   }
 }
 
+let looking = 0;
+
 function health(status) {
   const place = document.getElementById("health");
   place.textContent = status.unwell ? "not ready" : "";
   place.title = status.unwell;
+  clearTimeout(looking);
+  if (status.unwell) looking = setTimeout(() => ask("/v1/status").then(health, () => {}), SOON);
 }
 
 // the key

@@ -7,6 +7,7 @@ import { counted, fixed, h, milliseconds, percent, problem, put, signed, table, 
 const STEPS = 5; // shades of each colour
 const LEAST = 0.06; // of the scale: what carries less has no colour
 const ROWS = 10; // of what carries most
+const TIME = 120_000; // milliseconds
 
 export function explain(found, at, model) {
   const one = found.after[at];
@@ -26,7 +27,8 @@ export function explain(found, at, model) {
   );
   const run = async (verify, other) => {
     const documents = (other ? [one, other] : [one]).map((each) => ({ text: each.text, title: each.title }));
-    const asked = { query: found.query, documents, model: found.model, verify };
+    // a time of its own: that of a search would end it early
+    const asked = { query: found.query, documents, model: found.model, verify, deadline_ms: TIME };
     put(body, h("p.quiet", {}, verify ? "Deleting words in 100 random orders; this takes some seconds …" : "Taking words out, one at a time …"));
     for (const button of buttons.children) button.disabled = true;
     try {
@@ -148,11 +150,11 @@ function heat(found, most) {
 function believed(found) {
   const held = found.verification;
   const said = {
-    verified: () => `Verified: deleting words in this order lowers the logit sooner than ${percent(held.beaten)} of ${held.orders} random orders do.`,
-    unverified: () => `Unverified: it beats only ${percent(held.beaten)} of ${held.orders} random orders, not the median one. Do not rely on it.`,
-    "not verified": () => "Not verified: it was not held against random orders.",
+    verified: () => `deleting words in this order lowers the logit sooner than ${percent(held.beaten)} of ${held.orders} random orders do.`,
+    unverified: () => `it beats only ${percent(held.beaten)} of ${held.orders} random orders, not the median one. Do not rely on it.`,
+    "not verified": () => "it was not held against random orders.",
   }[found.label];
-  return h(`p.verdict.${found.label.replace(" ", "-")}`, {}, h("b", {}, found.label), ` ${said()}`);
+  return h(`p.verdict.${found.label.replace(" ", "-")}`, {}, h("b", {}, found.label), `: ${said()}`);
 }
 
 function strongest(found) {

@@ -11,6 +11,7 @@ const EVERY = 2000; // milliseconds
 const KEPT = 300; // samples: ten minutes
 const MINUTE = 60_000;
 const WORK = /rerank|search|score|explain/; // paths that do work
+const RANKS = /rerank|search|score/;
 const POINTS = [0.5, 0.95, 0.99];
 
 const samples = []; // { at, series }, the newest last
@@ -74,7 +75,7 @@ function by(sample, name, label, keep) {
 }
 
 const works = (labels) => WORK.test(labels.path);
-const served = (labels) => works(labels) && labels.status === "200";
+const served = (labels) => RANKS.test(labels.path) && labels.status === "200"; // explanations have a time of their own
 
 // upper end -> answers up to it, between two samples (from the start, without the first)
 function buckets(now, before) {
@@ -84,17 +85,20 @@ function buckets(now, before) {
   return [...late].map(([end, count]) => [end === "+Inf" ? Infinity : Number(end), count - (early.get(end) || 0)]).sort((a, b) => a[0] - b[0]);
 }
 
-// as Prometheus' histogram_quantile: within a bucket evenly
+// the bucket that a percentile lies in, and within it, evenly spread as Prometheus does, an estimate
 export function quantile(share, cumulated) {
   const total = cumulated.length ? cumulated[cumulated.length - 1][1] : 0;
   if (!total) return null;
   const rank = share * total;
   let [low, below] = [0, 0];
   for (const [end, count] of cumulated) {
-    if (count >= rank) return end === Infinity ? Infinity : low + ((end - low) * (rank - below)) / Math.max(count - below, 1e-9);
+    if (count >= rank) {
+      const about = end === Infinity ? Infinity : low + ((end - low) * (rank - below)) / Math.max(count - below, 1e-9);
+      return { about, low, high: end };
+    }
     [low, below] = [end, count];
   }
-  return Infinity;
+  return { about: Infinity, low, high: Infinity };
 }
 
 // traffic
@@ -106,7 +110,7 @@ function trafficOf(status) {
   const count = (sample) => sum(sample, "secondpass_request_seconds_count", works);
   const rate = seconds ? (count(now) - count(since)) / seconds : null;
   const [start, minute] = [buckets(now), buckets(now, since)];
-  const times = POINTS.map((share) => [`p${100 * share}`, 1000 * quantile(share, start), minute.length && quantile(share, minute) !== null ? 1000 * quantile(share, minute) : null]);
+  const times = POINTS.map((share) => [`p${100 * share}`, quantile(share, minute), quantile(share, start)]);
   const asked = sum(now, "secondpass_deadline_requests_total");
   const late = sum(now, "secondpass_deadline_late_total");
   const cut = sum(now, "secondpass_deadline_cut_total");
@@ -126,10 +130,14 @@ function trafficOf(status) {
 }
 
 function latencyTable(times, status) {
-  if (!Number.isFinite(times[0][1]) && times[0][1] !== Infinity || sum(samples[samples.length - 1], "secondpass_request_seconds_count", served) === 0) return h("p.quiet", {}, "Nothing was answered yet. Search for something, and look again.");
-  const limit = status.deadline_ms;
-  const cell = (ms) => (ms === null ? "–" : h("span", { class: limit !== null && ms > limit ? "down" : "" }, milliseconds(ms), limit !== null && ms > limit ? " (late)" : ""));
-  return table("Latency", [["latency", ""], ["last minute", "number"], ["since the start", "number"]], times.map(([name, all, last]) => [name, cell(last), cell(all)]));
+  if (times[0][2] === null) return h("p.quiet", {}, "Nothing was answered yet. Search for something, and look again.");
+  const cell = (found) => {
+    if (found === null) return "–";
+    const late = status.deadline_ms !== null && 1000 * found.low >= status.deadline_ms; // the whole bucket is
+    const between = `between ${milliseconds(1000 * found.low)} and ${milliseconds(1000 * found.high)}`;
+    return h("span", { class: late ? "down" : "", title: between }, `${milliseconds(1000 * found.about)}${late ? " (late)" : ""}`);
+  };
+  return table("Latency", [["latency, about", ""], ["last minute", "number"], ["since the start", "number"]], times.map(([name, last, all]) => [name, cell(last), cell(all)]));
 }
 
 function statuses(now) {
@@ -185,9 +193,10 @@ function chart(name, said, lines, top, mark, label) {
       { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": `${name}: ${said}` },
       svg("line.axis", { x1: 0, x2: WIDE, y1: HIGH - 6, y2: HIGH - 6 }),
       svg("line.grid", { x1: 0, x2: WIDE, y1: y(top), y2: y(top) }),
-      svg("text", { x: 0, y: y(top) - 4 }, label(top)),
-      mark !== null && mark <= top ? [svg("line.limit", { x1: 0, x2: WIDE, y1: y(mark), y2: y(mark) }), svg("text", { x: WIDE, y: y(mark) - 4, "text-anchor": "end" }, `deadline ${label(mark)}`)] : null,
+      mark === null ? null : svg("line.limit", { x1: 0, x2: WIDE, y1: y(mark), y2: y(mark) }),
       lines.map(([kind, points]) => svg(`path.${kind}`, { d: path(points) })),
+      svg("text", { x: 0, y: y(top) - 4 }, label(top)),
+      mark === null ? null : svg("text", { x: WIDE, y: y(mark) - 4, "text-anchor": "end" }, `deadline ${label(mark)}`),
     ),
   );
 }
@@ -211,15 +220,15 @@ function rates() {
 }
 
 function latencies(status) {
-  const lines = POINTS.map((share) => [`p${100 * share}`, course((now, before) => { const found = quantile(share, buckets(now, before)); return found === null ? null : 1000 * Math.min(found, 10); })]);
+  const lines = POINTS.map((share) => [`p${100 * share}`, course((now, before) => { const found = quantile(share, buckets(now, before)); return found === null ? null : 1000 * Math.min(found.about, 10); })]);
   const most = Math.max(0, ...lines.flatMap(([, points]) => points.map(([, value]) => value ?? 0)));
-  const said = most ? `p50 whole, p95 dashed, p99 dotted; ${open()}` : `nothing answered since this page is open`;
+  const said = most ? `about, p50 whole, p95 dashed, p99 dotted; ${open()}` : `nothing answered since this page is open`;
   return chart("Latency", said, lines, nice(Math.max(most, status.deadline_ms ?? 0, 10)), status.deadline_ms, milliseconds);
 }
 
 function open() {
   const seconds = (samples[samples.length - 1].at - samples[0].at) / 1000;
-  return seconds < 90 ? `over ${whole(seconds)} s, since this page is open` : `over the last ${whole(seconds / 60)} minutes`;
+  return seconds < 90 ? `${whole(seconds)} s since opened` : `the last ${whole(seconds / 60)} minutes`;
 }
 
 // drift

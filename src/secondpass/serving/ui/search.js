@@ -12,7 +12,8 @@ export const KEYS = [
 ];
 
 const DEPTHS = [5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500]; // and the most that the server takes
-const TIMES = [0, 25, 50, 100, 150, 200, 300, 500, 1000, 2000, 5000, null]; // milliseconds; null: no limit
+const TIMES = [0, 25, 50, 100, 150, 200, 300, 500, 1000, 2000, 5000, null]; // milliseconds; null, at the end: no limit
+const LONG = 600_000; // milliseconds: no limit, where the server has one for those that name none
 const SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const WAIT = 180; // milliseconds after the last change
 const LINK = 4000; // characters of pasted documents that still go into a link
@@ -37,13 +38,14 @@ export async function show(root, { status, values, remember }) {
   const stages = status.search ? status.search.stages : [];
   const usual = stages.length ? stages[stages.length - 1] : null;
   const most = status.limits.documents;
-  const depths = [...DEPTHS.filter((one) => one < most), Math.min(most, 1000)];
+  const depths = among([...DEPTHS.filter((one) => one < most), Math.min(most, 1000)], usual?.depth);
+  const times = among(TIMES, status.deadline_ms);
   const state = {
     q: values.get("q") || "",
     from: status.search && values.get("from") !== "pasted" ? "index" : "pasted",
     model: known.has(values.get("model")) ? values.get("model") : known.has(usual?.name) ? usual.name : models[0].id,
     depth: nearest(depths, values.get("depth") || usual?.depth || 50),
-    time: values.has("time") ? nearest(TIMES, values.get("time")) : nearest(TIMES, status.deadline_ms),
+    time: values.has("time") ? nearest(times, values.get("time")) : status.deadline_ms,
     share: nearest(SHARES, values.get("exits") || 1),
     pasted: values.get("documents") ?? sessionStorage.getItem(PASTED) ?? "",
   };
@@ -52,7 +54,7 @@ export async function show(root, { status, values, remember }) {
   const query = h("input", { id: "query", type: "search", value: state.q, placeholder: "Ask something", "aria-label": "Query", autocomplete: "off", spellcheck: "false", maxlength: status.limits.query });
   const model = h("select", { id: "model" }, models.map((one) => h("option", { value: one.id, selected: one.id === state.model }, one.id)));
   const depth = slider("depth", "Depth", depths, state.depth, (value) => `${value}`);
-  const time = slider("time", "Time", TIMES, state.time, (value) => (value === null ? "no limit" : `${whole(value)} ms`));
+  const time = slider("time", "Time", times, state.time, (value) => (value === null ? "no limit" : `${whole(value)} ms`));
   const share = slider("exits", "All layers for", SHARES, state.share, (value) => (value === 1 ? "all" : `${Math.round(100 * value)} %`));
   const pasted = h("textarea", { id: "pasted", rows: 7, value: state.pasted, spellcheck: "false", "aria-describedby": "pasted-how" });
   const source = h(
@@ -119,7 +121,7 @@ export async function show(root, { status, values, remember }) {
       from: status.search && state.from === "pasted" ? "pasted" : "",
       model: models.length > 1 ? state.model : "",
       depth: state.depth === nearest(depths, usual?.depth || 50) ? "" : state.depth,
-      time: state.time === nearest(TIMES, status.deadline_ms) ? "" : (state.time ?? "none"),
+      time: state.time === status.deadline_ms ? "" : (state.time ?? "none"),
       exits: state.share === 1 ? "" : state.share,
       documents: fits ? state.pasted : "",
     });
@@ -139,7 +141,7 @@ export async function show(root, { status, values, remember }) {
     root.setAttribute("aria-busy", "true");
     const began = performance.now();
     try {
-      const found = asked.from === "index" ? await searched(asked, mine.signal, status) : await reranked(asked, mine.signal);
+      const found = asked.from === "index" ? await searched(asked, mine.signal, status) : await reranked(asked, mine.signal, status);
       if (running !== mine) return;
       if (found === null) return clear("Paste documents to rerank.");
       draw({ ...found, asked, took: performance.now() - began });
@@ -191,6 +193,13 @@ export function pressed(event) {
 
 // the controls
 
+// the stops, and what the server is set to, which need not be one
+function among(stops, value) {
+  const known = stops.filter((one) => one !== null);
+  if (typeof value === "number" && !known.includes(value)) known.push(value);
+  return [...known.sort((a, b) => a - b), ...(stops.includes(null) ? [null] : [])];
+}
+
 function nearest(stops, value) {
   if (value === null || value === "none" || value === undefined) return stops.includes(null) ? null : stops[stops.length - 1];
   const wanted = Number(value);
@@ -220,7 +229,7 @@ async function searched(asked, signal, status) {
     Object.assign(body, { depth: asked.depth, model: asked.model });
     if (asked.share < 1) body.go_on = asked.share;
   }
-  if (asked.time !== null) body.deadline_ms = asked.time;
+  limit(body, asked, status);
   const { answer, timing } = await timed("/v1/search", body, signal);
   const after = answer.results.map((one) => ({ ...one, relevance: one.relevance_score }));
   const before = after.filter((one) => one.first_rank !== null).sort((a, b) => a.first_rank - b.first_rank);
@@ -230,11 +239,16 @@ async function searched(asked, signal, status) {
   return { before, after, notes, timing, model: asked.model, trace: answer.trace, query: asked.q };
 }
 
-async function reranked(asked, signal) {
+function limit(body, asked, status) {
+  if (asked.time !== null) body.deadline_ms = asked.time;
+  else if (status.deadline_ms !== null) body.deadline_ms = LONG;
+}
+
+async function reranked(asked, signal, status) {
   const documents = parsed(asked.pasted);
   if (!documents.length) return null;
   const body = { query: asked.q, documents: documents.slice(0, asked.depth), model: asked.model };
-  if (asked.time !== null) body.deadline_ms = asked.time;
+  limit(body, asked, status);
   if (asked.share < 1) body.go_on = asked.share;
   const { answer, timing } = await timed("/v1/rerank", body, signal);
   const before = documents.map((one, at) => ({
@@ -298,10 +312,10 @@ function bars({ trace, timing, took, asked }) {
   const stages = trace.map((step) => ({ name: step.name, ms: 1000 * step.seconds, told: inside(step) }));
   const known = stages.reduce((sum, one) => sum + one.ms, timing.read || 0);
   const steps = [
-    { name: "to the server and back", ms: Math.max(took - (timing.total || 0), 0), told: "" },
+    { name: "network", ms: Math.max(took - (timing.total || 0), 0), told: "" },
     { name: "read", ms: timing.read || 0, told: "" },
     ...stages,
-    { name: "threads, writing", ms: Math.max((timing.total || 0) - known, 0), told: "" },
+    { name: "waiting, writing", ms: Math.max((timing.total || 0) - known, 0), told: "" },
   ];
   const limit = asked.time !== null && asked.time <= total ? asked.time : null;
   let start = 0;
