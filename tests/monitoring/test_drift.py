@@ -176,6 +176,25 @@ def test_the_segment_that_moved_is_named() -> None:
     assert "caller: wiki" not in named
 
 
+def test_evidence_is_a_mean_of_means_so_that_segments_and_signals_add_no_false_alarms() -> None:
+    """Half is all traffic's, half is shared by the segments, and each scope's is shared by its signals: a mean of
+    e-values is one, a sum is none."""
+    rng = np.random.default_rng(6)
+    columns: dict[str, Sequence[float | None]] = {name: list(rng.normal(size=400)) for name in ("score_top", "words")}
+    watch = Watch(profile(columns, caller=[f"caller {i % 3}" for i in range(400)]), every=10**9)
+    for i in range(12 * WINDOW):
+        moved = {"score_top": float(rng.normal(1.0 + i % 3)), "words": float(rng.normal())}
+        watch.add(request(i, segments={"caller": f"caller {i % 3}"}, **moved))
+    by_segment: dict[str, list[float]] = {}
+    for evidence, one in watch.signals():
+        by_segment.setdefault(one.segment, []).append(evidence)
+    whole, *parts = (float(np.mean(of_signals)) for of_signals in by_segment.values())
+    assert len(parts) == 3
+    assert len(set(parts)) > 1
+    assert watch.evidence == pytest.approx((whole + float(np.mean(parts))) / 2)
+    assert watch.evidence <= max(whole, *parts)
+
+
 def test_segments_that_are_too_small_are_not_watched_apart() -> None:
     made = profile({"score_top": USUAL}, caller=["shop"] * 301 + ["wiki"] * 99)
     assert Watch(made).segments == ("caller: shop",)
