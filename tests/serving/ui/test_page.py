@@ -166,11 +166,12 @@ def test_pasted_documents_are_reranked_without_an_index(page: Any, one: CrossEnc
         page.get_by_text("Try an example").click()
         page.wait_for_selector(".after .row")
         assert page.locator(".after .row").count() == 6
-        lines = [{"text": HOSTILE, "title": "one", "id": "x"}, {"text": "a list", "score": 2}, {"text": ""}]
+        lines = [{"text": HOSTILE, "title": "one", "id": "2"}, {"text": "a list", "score": 2}, {"text": "", "id": "2"}]
         page.fill("#pasted", "\n".join(json.dumps(line) for line in lines))
         page.wait_for_function("() => document.querySelectorAll('.after .row').length === 3")
         assert page.locator(".after .row.unscored").text_content().endswith("as before")
         assert "1 not: empty" in page.locator(".summary").text_content()
+        assert page.locator(".lines path").count() == 3
         assert harmless(page)
         page.reload()
         page.wait_for_selector(".after .row")
@@ -283,6 +284,16 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(page: Any, one: CrossEncoder, b
         page.wait_for_selector("a[download='audit.html']")
 
 
+def test_who_goes_through_the_views_quickly_sees_the_last(page: Any, url: str) -> None:
+    page.goto(f"{url}/ui/")
+    for _ in range(3):
+        for view in ("live", "judge", "search", "audits", "compare"):
+            page.evaluate("(view) => { location.hash = `#/${view}` }", view)
+    page.wait_for_selector("tbody")
+    page.wait_for_timeout(500)
+    assert page.locator("h1").all_text_contents() == ["Compare"]
+
+
 # live
 
 
@@ -362,6 +373,7 @@ def test_documents_are_judged_with_keys_into_the_audit_s_store(page: Any, url: s
         )
 
     here(0)
+    page.route("**/v1/judging/query*", lambda route: (page.wait_for_timeout(300), route.continue_()))
     store = Judgments.open(bench.pool)
     order = store.pool.pairs
     page.keyboard.press("9")  # no such grade

@@ -44,7 +44,9 @@ function place() {
 
 // what a view keeps in the address, so that a link shows the same
 export function remember(name, values) {
-  const kept = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined));
+  const kept = new URLSearchParams(
+    Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined),
+  );
   const text = kept.toString();
   if (place().name === name) history.replaceState(null, "", `#/${name}${text ? `?${text}` : ""}`);
 }
@@ -60,16 +62,17 @@ async function show() {
   }
   document.title = `${view.title} · secondpass workbench`;
   main.className = name;
-  put(main, h("p.quiet", {}, "…"));
+  const root = h("div", {}, h("p.quiet", {}, "…")); // one that is left writes into its own, which nobody sees
+  put(main, root);
   try {
     const status = await ask("/v1/status");
     if (status.keys && !hasKey()) await keyAsked();
     health(status);
-    const left = await view.show(main, { status, values, remember: (some) => remember(name, some) });
-    if (place().name === name) leave = left || leave;
-    else if (left) left();
+    const left = await VIEWS[name].show(root, { status, values, remember: (some) => remember(name, some) });
+    if (root.isConnected) leave = left || leave;
+    else left?.();
   } catch (error) {
-    put(main, h("h1", {}, view.title), problem(error));
+    put(root, h("h1", {}, VIEWS[name].title), problem(error));
   }
 }
 
@@ -90,7 +93,13 @@ let asking = null;
 function keyAsked() {
   asking ||= new Promise((resolve) => {
     const dialog = document.getElementById("key");
-    const field = h("input", { type: "password", name: "key", autocomplete: "off", required: true, "aria-label": "API key" });
+    const field = h("input", {
+      type: "password",
+      name: "key",
+      autocomplete: "off",
+      required: true,
+      "aria-label": "API key",
+    });
     put(
       dialog,
       h(
@@ -103,7 +112,12 @@ function keyAsked() {
         hasKey() ? h("p.error", { role: "alert" }, "The key that was given is not known here.") : null,
         h("p", {}, "It is kept in this tab until it is closed, and sent to this server only."),
         field,
-        h("div.buttons", {}, h("button", { type: "submit", value: "ok" }, "Go on"), h("button.plain", { type: "button", onclick: () => dialog.close("") }, "Not now")),
+        h(
+          "div.buttons",
+          {},
+          h("button", { type: "submit", value: "ok" }, "Go on"),
+          h("button.plain", { type: "button", onclick: () => dialog.close("") }, "Not now"),
+        ),
       ),
     );
     dialog.returnValue = "";
@@ -129,7 +143,16 @@ const EVERYWHERE = [
 function shortcuts() {
   const dialog = document.getElementById("shortcuts");
   const list = (title, keys) =>
-    keys.length ? [h("h3", {}, title), h("dl.keys", {}, keys.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]))] : [];
+    keys.length
+      ? [
+          h("h3", {}, title),
+          h(
+            "dl.keys",
+            {},
+            keys.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]),
+          ),
+        ]
+      : [];
   put(
     dialog,
     h("h2", { id: "shortcuts-title" }, "Keyboard"),
@@ -145,7 +168,14 @@ function typing(target) {
 }
 
 function pressed(event) {
-  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (
+    event.defaultPrevented ||
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   if (typing(event.target)) {
     if (event.key === "Escape") event.target.blur();
     return;

@@ -15,11 +15,30 @@ export async function show(root, { status, values, remember }) {
   const list = await ask("/v1/reports");
   const boards = list.data.filter((one) => one.kind === "comparison");
   if (!boards.length) {
-    put(root, h("h1", {}, "Compare"), h("p", {}, `No comparison in ${list.folder} yet: `, h("code", {}, "secondpass compare --collection my-collection --json > reports/compare.json")));
+    put(
+      root,
+      h("h1", {}, "Compare"),
+      h(
+        "p",
+        {},
+        `No comparison in ${list.folder} yet: `,
+        h("code", {}, "secondpass compare --collection my-collection --json > reports/compare.json"),
+      ),
+    );
     return null;
   }
   const wanted = boards.find((one) => one.name === values.get("name")) || boards[0];
-  const choice = h("select", { id: "board", onchange: () => open(choice.value) }, boards.map((one) => h("option", { value: one.name, selected: one === wanted }, `${one.name}: ${one.systems.length} systems, ${one.metric}`)));
+  const choice = h(
+    "select",
+    { id: "board", onchange: () => open(choice.value) },
+    boards.map((one) =>
+      h(
+        "option",
+        { value: one.name, selected: one === wanted },
+        `${one.name}: ${one.systems.length} systems, ${one.metric}`,
+      ),
+    ),
+  );
   const shown = h("div", {});
   put(root, h("h1", {}, "Compare"), h("p", {}, h("label", { for: "board" }, "Comparison "), choice), shown);
   const open = async (name) => {
@@ -38,7 +57,9 @@ function board(found) {
   const ends = found.rows.flatMap((row) => [row.mean, ...row.interval]).filter((one) => one !== null);
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const scale = [Math.max(low - 0.02, 0), Math.min(high + 0.02, 1)];
-  const behind = new Map(found.pairs.filter((pair) => pair.better === found.rows[0].name).map((pair) => [pair.worse, pair]));
+  const behind = new Map(
+    found.pairs.filter((pair) => pair.better === found.rows[0].name).map((pair) => [pair.worse, pair]),
+  );
   const columns = [
     ["rank", "number"],
     ["system", ""],
@@ -58,18 +79,36 @@ function board(found) {
       h("b", {}, row.name),
       fixed(row.mean, 3),
       whiskers(row.mean, row.interval, scale),
-      pair ? `${signed(-pair.difference)} ${interval(pair.interval.map((one) => (one === null ? null : -one)).reverse())}` : "–",
+      pair
+        ? `${signed(-pair.difference)} ${interval(pair.interval.map((one) => (one === null ? null : -one)).reverse())}`
+        : "–",
       pair ? (pair.corrected_p < 0.0001 ? "< 0.0001" : fixed(pair.corrected_p, 4)) : "–",
-      row.latency ? `${milliseconds(row.latency.p50_ms)} / ${milliseconds(row.latency.p95_ms)}${row.fastest ? " *" : ""}` : "–",
+      row.latency
+        ? `${milliseconds(row.latency.p50_ms)} / ${milliseconds(row.latency.p95_ms)}${row.fastest ? " *" : ""}`
+        : "–",
       row.per_1000 === null ? "–" : `${fixed(row.per_1000, 3)} ${row.currency}${row.cheapest ? " *" : ""}`,
       fixed(row.recall, 3),
       row.licence || "not known",
     ];
   });
   return [
-    h("p.quiet", {}, `${whole(found.queries)} queries, depth ${whole(found.depth)}. Intervals from ${fixed(scale[0], 2)} to ${fixed(scale[1], 2)}.`),
+    h(
+      "p.quiet",
+      {},
+      `${whole(found.queries)} queries, depth ${whole(found.depth)}. Intervals from ${fixed(scale[0], 2)} to ${fixed(scale[1], 2)}.`,
+    ),
     table("Systems", columns, rows),
-    h("p.quiet", {}, "rank: 1 + the systems that are significantly better (p < .05, corrected by Holm over all pairs), so that systems which cannot be told apart share one. *: no system compared is at least as good and faster (p95), or cheaper."),
-    found.notes.length ? h("ul.notes", {}, found.notes.map((note) => h("li", {}, note))) : null,
+    h(
+      "p.quiet",
+      {},
+      "rank: 1 + the systems that are significantly better (p < .05, corrected by Holm over all pairs), so that systems which cannot be told apart share one. *: no system compared is at least as good and faster (p95), or cheaper.",
+    ),
+    found.notes.length
+      ? h(
+          "ul.notes",
+          {},
+          found.notes.map((note) => h("li", {}, note)),
+        )
+      : null,
   ];
 }

@@ -31,14 +31,22 @@ export function svg(tag, properties = {}, ...children) {
 }
 
 export function put(parent, ...children) {
-  parent.replaceChildren(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
+  parent.replaceChildren(
+    ...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false),
+  );
   return parent;
 }
 
 // a table in a frame that scrolls sideways; cells are texts or elements, columns [title, class]
 export function table(name, columns, rows) {
   const head = columns.map(([title, kind]) => h("th", { scope: "col", class: kind }, title));
-  const body = rows.map((row) => h("tr", {}, row.map((cell, at) => h("td", { class: columns[at][1] }, cell))));
+  const body = rows.map((row) =>
+    h(
+      "tr",
+      {},
+      row.map((cell, at) => h("td", { class: columns[at][1] }, cell)),
+    ),
+  );
   return h(
     "div.wide",
     { role: "region", "aria-label": name, tabindex: 0 },
@@ -87,7 +95,11 @@ export function words(status) {
 export function beginning(text, most) {
   const cut = text.slice(0, 2 * most);
   const characters = Array.from(cut);
-  return characters.length > most ? `${characters.slice(0, most).join("")}…` : text.length > cut.length ? `${cut}…` : cut;
+  return characters.length > most
+    ? `${characters.slice(0, most).join("")}…`
+    : text.length > cut.length
+      ? `${cut}…`
+      : cut;
 }
 
 export function problem(error) {

@@ -29,7 +29,14 @@ export function explain(found, at, model) {
     const documents = (other ? [one, other] : [one]).map((each) => ({ text: each.text, title: each.title }));
     // a time of its own: that of a search would end it early
     const asked = { query: found.query, documents, model: found.model, verify, deadline_ms: TIME };
-    put(body, h("p.quiet", {}, verify ? "Deleting words in 100 random orders; this takes some seconds …" : "Taking words out, one at a time …"));
+    put(
+      body,
+      h(
+        "p.quiet",
+        {},
+        verify ? "Deleting words in 100 random orders; this takes some seconds …" : "Taking words out, one at a time …",
+      ),
+    );
     for (const button of buttons.children) button.disabled = true;
     try {
       const answer = await ask("/v1/explain", asked, gone.signal);
@@ -46,7 +53,10 @@ export function explain(found, at, model) {
   });
   dialog.showModal();
   if (model && model.open && !model.explains) {
-    put(body, h("p", {}, `${found.model} does not compute on this server, so what its scores rest on cannot be measured.`));
+    put(
+      body,
+      h("p", {}, `${found.model} does not compute on this server, so what its scores rest on cannot be measured.`),
+    );
     return;
   }
   put(
@@ -67,18 +77,33 @@ function anatomy(one, at, found) {
     one.first_score === null ? null : ["first stage", fixed(one.first_score, 3)],
     ["id", one.id],
   ];
-  return h("dl.facts", {}, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl.facts",
+    {},
+    rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 function show(root, answer, asked) {
-  const most = Math.max(0, ...answer.documents.flatMap((one) => one.explanation.units.map((unit) => Math.abs(unit.value ?? 0) / unit.words)));
+  const most = Math.max(
+    0,
+    ...answer.documents.flatMap((one) => one.explanation.units.map((unit) => Math.abs(unit.value ?? 0) / unit.words)),
+  );
   const parts = answer.documents.map((one, number) => [
-    answer.documents.length > 1 ? h("h3", {}, `${"AB"[number]}: ${asked[number].title || `document ${asked[number].id}`}`) : null,
+    answer.documents.length > 1
+      ? h("h3", {}, `${"AB"[number]}: ${asked[number].title || `document ${asked[number].id}`}`)
+      : null,
     explained(one, most),
   ]);
   if (answer.logits_apart !== null && answer.logits_apart !== undefined) {
     const apart = answer.logits_apart;
-    parts.unshift(h("p", {}, `By their texts alone A is ${fixed(Math.abs(apart), 2)} logits ${apart >= 0 ? "ahead of" : "behind"} B. Both have one scale of colours.`));
+    parts.unshift(
+      h(
+        "p",
+        {},
+        `By their texts alone A is ${fixed(Math.abs(apart), 2)} logits ${apart >= 0 ? "ahead of" : "behind"} B. Both have one scale of colours.`,
+      ),
+    );
   }
   put(root, parts);
 }
@@ -97,9 +122,19 @@ function explained(one, most) {
   return [
     found.units.length ? believed(found) : h("p", {}, `Without a score: ${words(found.status)}.`),
     found.units.length ? heat(found, most) : null,
-    found.notes.length ? h("ul.notes", {}, found.notes.map((note) => h("li", {}, note))) : null,
+    found.notes.length
+      ? h(
+          "ul.notes",
+          {},
+          found.notes.map((note) => h("li", {}, note)),
+        )
+      : null,
     found.units.length ? strongest(found) : null,
-    h("dl.facts", {}, facts.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    h(
+      "dl.facts",
+      {},
+      facts.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    ),
   ];
 }
 
@@ -123,7 +158,9 @@ function heat(found, most) {
     const step = level(unit, most);
     const said = unit.value === null ? "not measured" : signed(unit.value);
     const [before, behind] = [text.length - text.trimStart().length, text.trimEnd().length]; // no colour on space
-    return step && behind ? [text.slice(0, before), h("mark", { class: shade(step), title: said }, text.trim()), text.slice(behind)] : text;
+    return step && behind
+      ? [text.slice(0, before), h("mark", { class: shade(step), title: said }, text.trim()), text.slice(behind)]
+      : text;
   });
   // units need not touch: what lies between two of them is shown as it is
   const pieces = [];
@@ -134,7 +171,9 @@ function heat(found, most) {
     at = unit.end;
   });
   if (at < end) pieces.push(part(at, end));
-  const scale = [-STEPS, -3, -1, 1, 3, STEPS].map((step) => h("mark", { class: shade(step) }, signed((step / STEPS) * most, 2)));
+  const scale = [-STEPS, -3, -1, 1, 3, STEPS].map((step) =>
+    h("mark", { class: shade(step) }, signed((step / STEPS) * most, 2)),
+  );
   return [
     h(
       "div.heat",
@@ -143,15 +182,24 @@ function heat(found, most) {
       pieces,
       end < characters.length ? h("s", {}, part(end)) : null,
     ),
-    h("p.scale", {}, "against it (dashed) ", scale, " for it (underlined), logits a word", start > 0 || end < characters.length ? "; struck out: never read" : ""),
+    h(
+      "p.scale",
+      {},
+      "against it (dashed) ",
+      scale,
+      " for it (underlined), logits a word",
+      start > 0 || end < characters.length ? "; struck out: never read" : "",
+    ),
   ];
 }
 
 function believed(found) {
   const held = found.verification;
   const said = {
-    verified: () => `deleting words in this order lowers the logit sooner than ${percent(held.beaten)} of ${held.orders} random orders do.`,
-    unverified: () => `it beats only ${percent(held.beaten)} of ${held.orders} random orders, not the median one. Do not rely on it.`,
+    verified: () =>
+      `deleting words in this order lowers the logit sooner than ${percent(held.beaten)} of ${held.orders} random orders do.`,
+    unverified: () =>
+      `it beats only ${percent(held.beaten)} of ${held.orders} random orders, not the median one. Do not rely on it.`,
     "not verified": () => "it was not held against random orders.",
   }[found.label];
   return h(`p.verdict.${found.label.replace(" ", "-")}`, {}, h("b", {}, found.label), `: ${said()}`);
@@ -159,7 +207,22 @@ function believed(found) {
 
 function strongest(found) {
   const characters = Array.from(found.text);
-  const known = found.units.filter((unit) => unit.value).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, ROWS);
+  const known = found.units
+    .filter((unit) => unit.value)
+    .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
+    .slice(0, ROWS);
   const rows = known.map((unit) => [characters.slice(unit.start, unit.end).join("").trim(), signed(unit.value)]);
-  return h("details", {}, h("summary", {}, "What carries most"), table("What carries most", [["part", "words"], ["logits", "number"]], rows));
+  return h(
+    "details",
+    {},
+    h("summary", {}, "What carries most"),
+    table(
+      "What carries most",
+      [
+        ["part", "words"],
+        ["logits", "number"],
+      ],
+      rows,
+    ),
+  );
 }

@@ -13,7 +13,11 @@ export const KEYS = [
   ["m", "write a note"],
 ];
 const NAME = "secondpass-judge";
-const COMMON = new Set("a an and are as at be by can did do does for from has have how in is it of on or that the to was what when where which who why with".split(" "));
+const COMMON = new Set(
+  "a an and are as at be by can did do does for from has have how in is it of on or that the to was what when where which who why with".split(
+    " ",
+  ),
+);
 
 let screen = null;
 
@@ -29,7 +33,10 @@ export async function show(root, { status, values, remember }) {
       h("h1", {}, "Judge"),
       unset(
         "Nothing to judge here",
-        ["An audit needs to know which documents are relevant. Where nobody has said so, draw a sample of queries and judge it.", "Then start the server with the folder: serve.pool in the settings, or"],
+        [
+          "An audit needs to know which documents are relevant. Where nobody has said so, draw a sample of queries and judge it.",
+          "Then start the server with the folder: serve.pool in the settings, or",
+        ],
         ["secondpass audit --collection my-collection --sample 50 --pool pool", "secondpass ui pool"],
       ),
     );
@@ -53,7 +60,14 @@ function asksName(root) {
   put(
     root,
     h("h1", {}, "Judge"),
-    h("form", { onsubmit: (event) => (event.preventDefault(), (location.hash = `#/judge?judge=${encodeURIComponent(field.value.trim())}`)) },
+    h(
+      "form",
+      {
+        onsubmit: (event) => (
+          event.preventDefault(),
+          (location.hash = `#/judge?judge=${encodeURIComponent(field.value.trim())}`)
+        ),
+      },
       h("p", {}, "Who judges? The name goes beside every grade, so that two people can be told apart."),
       h("p", {}, h("label", { for: "judge" }, "Name "), field, " ", h("button", {}, "Begin")),
     ),
@@ -63,14 +77,28 @@ function asksName(root) {
 
 async function judges(root, name) {
   const all = await ask(`/v1/judging?judge=${encodeURIComponent(name)}`);
-  const places = all.queries.flatMap((query, number) => query.documents.map((one, at) => ({ query, number, at, id: one.id })));
-  const grades = new Map(all.queries.flatMap((query) => query.documents.filter((one) => one.grade !== null).map((one) => [key(query.query_id, one.id), one.grade])));
+  const places = all.queries.flatMap((query, number) =>
+    query.documents.map((one, at) => ({ query, number, at, id: one.id })),
+  );
+  const grades = new Map(
+    all.queries.flatMap((query) =>
+      query.documents.filter((one) => one.grade !== null).map((one) => [key(query.query_id, one.id), one.grade]),
+    ),
+  );
   const texts = new Map(); // query id -> promise of its documents
   const load = (id) => {
-    if (!texts.has(id)) texts.set(id, ask(`/v1/judging/query?judge=${encodeURIComponent(name)}&query_id=${encodeURIComponent(id)}`));
+    if (!texts.has(id)) {
+      const asked = ask(`/v1/judging/query?judge=${encodeURIComponent(name)}&query_id=${encodeURIComponent(id)}`);
+      texts.set(id, asked);
+      asked.catch(() => texts.delete(id)); // the next one who needs them asks again
+    }
     return texts.get(id);
   };
-  let at = Math.max(places.findIndex((one) => !judged(one)), 0);
+  let at = Math.max(
+    places.findIndex((one) => !judged(one)),
+    0,
+  );
+  let seen = null; // the place that is shown: nothing else is graded
   let busy = false;
   let told = "";
 
@@ -100,6 +128,7 @@ async function judges(root, name) {
   }
 
   async function grade(value) {
+    if (seen !== at) return;
     const here = places[at];
     const kept = await send("/v1/judging", { query_id: here.query.query_id, document_id: here.id, grade: value });
     if (!kept) return;
@@ -152,16 +181,45 @@ async function judges(root, name) {
   const buttons = h(
     "div.grades",
     { role: "group", "aria-label": "Grade" },
-    all.scale.map((one) => h("button", { type: "button", title: one.meaning, onclick: () => grade(one.grade) }, h("kbd", {}, String(one.grade)), h("span", {}, h("b", {}, one.name), h("span.quiet", {}, one.meaning)))),
+    all.scale.map((one) =>
+      h(
+        "button",
+        { type: "button", title: one.meaning, onclick: () => grade(one.grade) },
+        h("kbd", {}, String(one.grade)),
+        h("span", {}, h("b", {}, one.name), h("span.quiet", {}, one.meaning)),
+      ),
+    ),
   );
   const others = h(
     "div.buttons",
     {},
-    [["p", "previous", () => go(at - 1)], ["n", "next", () => go(at + 1)], ["s", "not judged yet", () => skip()], ["u", "undo", undo], ["m", "note", note]].map(([letter, word, does]) => h("button", { type: "button", onclick: does }, h("kbd", {}, letter), ` ${word}`)),
+    [
+      ["p", "previous", () => go(at - 1)],
+      ["n", "next", () => go(at + 1)],
+      ["s", "not judged yet", () => skip()],
+      ["u", "undo", undo],
+      ["m", "note", note],
+    ].map(([letter, word, does]) => h("button", { type: "button", onclick: does }, h("kbd", {}, letter), ` ${word}`)),
   );
   const shown = h("div", {}, query, heading, body, noted);
   const foot = h("details.progress", {}, h("summary", {}, "Everybody's judgments"), everybody(all));
-  put(root, where, bar, shown, buttons, others, said, all.notes.length ? h("ul.notes", {}, all.notes.map((one) => h("li", {}, one))) : null, foot);
+  put(
+    root,
+    where,
+    bar,
+    shown,
+    buttons,
+    others,
+    said,
+    all.notes.length
+      ? h(
+          "ul.notes",
+          {},
+          all.notes.map((one) => h("li", {}, one)),
+        )
+      : null,
+    foot,
+  );
 
   function skip() {
     const next = open(at);
@@ -171,11 +229,13 @@ async function judges(root, name) {
 
   async function go(to) {
     at = (to + places.length) % places.length;
+    seen = null;
     const [here, mine] = [places[at], at];
     try {
       const one = await current();
       if (mine !== at) return;
       shown.hidden = false;
+      seen = at;
       const bold = emphasis(here.query.query);
       where.textContent = `${name} · query ${here.number + 1} of ${all.queries.length}, document ${here.at + 1} of ${here.query.documents.length} · ${whole(grades.size)} of ${counted(places.length, "document")} judged`;
       bar.value = grades.size;
@@ -197,18 +257,30 @@ async function judges(root, name) {
   }
 
   function end() {
+    seen = null;
     bar.value = grades.size;
     where.textContent = `${name} · all ${counted(places.length, "document")} judged`;
     shown.hidden = true;
-    said.replaceChildren(`${told ? `${told}. ` : ""}Every document is judged. Write the judgments down, and audit with them: `, h("code", {}, `secondpass judge ${all.folder} --export judged.tsv`));
+    said.replaceChildren(
+      `${told ? `${told}. ` : ""}Every document is judged. Write the judgments down, and audit with them: `,
+      h("code", {}, `secondpass judge ${all.folder} --export judged.tsv`),
+    );
   }
 
   screen = (letter) => {
     if (/^[0-9]$/.test(letter)) {
-      if (Number(letter) < all.scale.length && !shown.hidden) grade(Number(letter));
+      if (Number(letter) < all.scale.length) grade(Number(letter));
       return true;
     }
-    const does = { u: undo, n: () => go(at + 1), ArrowRight: () => go(at + 1), p: () => go(at - 1), ArrowLeft: () => go(at - 1), s: skip, m: note }[letter];
+    const does = {
+      u: undo,
+      n: () => go(at + 1),
+      ArrowRight: () => go(at + 1),
+      p: () => go(at - 1),
+      ArrowLeft: () => go(at - 1),
+      s: skip,
+      m: note,
+    }[letter];
     does?.();
     return does !== undefined;
   };
@@ -224,7 +296,13 @@ function noteAsked(now) {
     h(
       "dialog",
       { "aria-labelledby": "note-title" },
-      h("form", { method: "dialog" }, h("h2", { id: "note-title" }, "Note on this document"), field, h("div.buttons", {}, h("button", { value: "ok" }, "Keep"), h("button.plain", { value: "" }, "Not now"))),
+      h(
+        "form",
+        { method: "dialog" },
+        h("h2", { id: "note-title" }, "Note on this document"),
+        field,
+        h("div.buttons", {}, h("button", { value: "ok" }, "Keep"), h("button.plain", { value: "" }, "Not now")),
+      ),
     ),
   );
   return new Promise((resolve) => {
@@ -242,15 +320,54 @@ function key(query, document) {
 
 // a text with the words of the query in bold: found by their letters, put in as text
 function emphasis(query) {
-  const wanted = [...new Set(query.toLowerCase().match(/[\p{L}\p{N}]+/gu) || [])].filter((word) => word.length > 1 && !COMMON.has(word));
+  const wanted = [...new Set(query.toLowerCase().match(/[\p{L}\p{N}]+/gu) || [])].filter(
+    (word) => word.length > 1 && !COMMON.has(word),
+  );
   const stem = (word) => word.toLowerCase().replace(/(ing|ed|es|s)$/, "");
   const stems = new Set(wanted.map(stem));
-  return (text) => text.split(/([\p{L}\p{N}]+)/u).map((part, at) => (at % 2 && stems.has(stem(part)) ? h("b", {}, part) : part));
+  return (text) =>
+    text.split(/([\p{L}\p{N}]+)/u).map((part, at) => (at % 2 && stems.has(stem(part)) ? h("b", {}, part) : part));
 }
 
 function everybody(all) {
-  const rows = Object.entries(all.progress).map(([name, one]) => [name, `${whole(one.judged)} of ${whole(one.documents)}`, `${whole(one.complete)} of ${whole(one.queries)}`]);
-  const alike = all.agreement.map((one) => h("p", {}, `${one.judges.join(" and ")}: ${counted(one.documents, "document")} judged by both, ${Math.round(100 * one.same)} % alike${one.kappa === null ? "" : `, κ ${one.kappa.toFixed(2)}`}.`));
+  const rows = Object.entries(all.progress).map(([name, one]) => [
+    name,
+    `${whole(one.judged)} of ${whole(one.documents)}`,
+    `${whole(one.complete)} of ${whole(one.queries)}`,
+  ]);
+  const alike = all.agreement.map((one) =>
+    h(
+      "p",
+      {},
+      `${one.judges.join(" and ")}: ${counted(one.documents, "document")} judged by both, ${Math.round(100 * one.same)} % alike${one.kappa === null ? "" : `, κ ${one.kappa.toFixed(2)}`}.`,
+    ),
+  );
   if (!rows.length) return h("p.quiet", {}, "None yet.");
-  return [h("table", {}, h("thead", {}, h("tr", {}, ["judge", "documents", "queries complete"].map((one) => h("th", { scope: "col" }, one)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell)))))), alike];
+  return [
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["judge", "documents", "queries complete"].map((one) => h("th", { scope: "col" }, one)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            {},
+            row.map((cell) => h("td", {}, cell)),
+          ),
+        ),
+      ),
+    ),
+    alike,
+  ];
 }

@@ -23,16 +23,23 @@ export async function show(root, { status }) {
   const drift = h("div", {});
   put(root, head, traffic, drift);
   let gone = false;
+  let busy = false;
   const turn = async () => {
+    if (busy) return;
+    busy = true;
     try {
-      const text = await (await answered("/metrics")).text();
-      samples.push({ at: Date.now(), series: parsed(text) });
+      const one = { at: Date.now(), series: parsed(await (await answered("/metrics")).text()) };
+      const count = (sample) => sum(sample, "secondpass_request_seconds_count");
+      if (samples.length && count(one) < count(samples[samples.length - 1])) samples.length = 0; // started anew
+      samples.push(one);
       if (samples.length > KEPT) samples.shift();
       if (gone) return;
       put(traffic, trafficOf(status));
       if (status.watch) put(drift, driftOf(await ask("/v1/watch"), status));
     } catch (error) {
       if (!gone) put(traffic, problem(error));
+    } finally {
+      busy = false;
     }
   };
   if (!status.watch) put(drift, unwatched());
@@ -53,7 +60,8 @@ export function parsed(text) {
     const match = /^([a-zA-Z_:][\w:]*)(\{.*\})? (\S+)/.exec(line);
     if (!match || line.startsWith("#")) continue;
     const labels = {};
-    for (const [, name, value] of (match[2] || "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[name] = value.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
+    for (const [, name, value] of (match[2] || "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g))
+      labels[name] = value.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
     if (!found.has(match[1])) found.set(match[1], []);
     found.get(match[1]).push({ labels, value: match[3] === "+Inf" ? Infinity : Number(match[3]) });
   }
@@ -70,7 +78,8 @@ function sum(sample, name, keep) {
 
 function by(sample, name, label, keep) {
   const found = new Map();
-  for (const one of rows(sample, name, keep)) found.set(one.labels[label], (found.get(one.labels[label]) || 0) + one.value);
+  for (const one of rows(sample, name, keep))
+    found.set(one.labels[label], (found.get(one.labels[label]) || 0) + one.value);
   return found;
 }
 
@@ -82,7 +91,9 @@ function buckets(now, before) {
   const name = "secondpass_request_seconds_bucket";
   const late = by(now, name, "le", served);
   const early = before ? by(before, name, "le", served) : new Map();
-  return [...late].map(([end, count]) => [end === "+Inf" ? Infinity : Number(end), count - (early.get(end) || 0)]).sort((a, b) => a[0] - b[0]);
+  return [...late]
+    .map(([end, count]) => [end === "+Inf" ? Infinity : Number(end), count - (early.get(end) || 0)])
+    .sort((a, b) => a[0] - b[0]);
 }
 
 // the bucket that a percentile lies in, and within it, evenly spread as Prometheus does, an estimate
@@ -117,15 +128,45 @@ function trafficOf(status) {
   const memory = sum(now, "process_resident_memory_bytes");
   const tiles = [
     ["requests", whole(count(now)), rate === null ? "" : `${fixed(rate, 2)} a second in the last minute`],
-    ["at work now", whole(sum(now, "secondpass_requests_in_flight")), `${fixed(sum(now, "secondpass_work_ahead_seconds"), 1)} s of work ahead`],
-    ["with a deadline", whole(asked), asked ? `${percent(late / asked)} late, ${percent(cut / asked)} cut short` : status.deadline_ms === null ? "none set for those that name none" : `usual: ${milliseconds(status.deadline_ms)}`],
-    ["refused", whole(sum(now, "secondpass_refused_requests_total")), [...by(now, "secondpass_refused_requests_total", "reason")].filter(([, n]) => n).map(([why, n]) => `${words(why)} ${whole(n)}`).join(", ")],
+    [
+      "at work now",
+      whole(sum(now, "secondpass_requests_in_flight")),
+      `${fixed(sum(now, "secondpass_work_ahead_seconds"), 1)} s of work ahead`,
+    ],
+    [
+      "with a deadline",
+      whole(asked),
+      asked
+        ? `${percent(late / asked)} late, ${percent(cut / asked)} cut short`
+        : status.deadline_ms === null
+          ? "none set for those that name none"
+          : `usual: ${milliseconds(status.deadline_ms)}`,
+    ],
+    [
+      "refused",
+      whole(sum(now, "secondpass_refused_requests_total")),
+      [...by(now, "secondpass_refused_requests_total", "reason")]
+        .filter(([, n]) => n)
+        .map(([why, n]) => `${words(why)} ${whole(n)}`)
+        .join(", "),
+    ],
     memory ? ["memory", `${whole(memory / 1e6)} MB`, ""] : null,
   ];
   return [
-    h("dl.tiles", {}, tiles.filter(Boolean).map(([name, value, more]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, h("span.quiet", {}, more))))),
+    h(
+      "dl.tiles",
+      {},
+      tiles
+        .filter(Boolean)
+        .map(([name, value, more]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, h("span.quiet", {}, more)))),
+    ),
     h("div.charts", {}, rates(), latencies(status)),
-    h("div.pair", {}, h("section", {}, h("h2", {}, "Answers"), latencyTable(times, status), statuses(now)), h("section", {}, h("h2", {}, "Documents and models"), documents(now), models(now), logged(now, status))),
+    h(
+      "div.pair",
+      {},
+      h("section", {}, h("h2", {}, "Answers"), latencyTable(times, status), statuses(now)),
+      h("section", {}, h("h2", {}, "Documents and models"), documents(now), models(now), logged(now, status)),
+    ),
   ];
 }
 
@@ -135,37 +176,104 @@ function latencyTable(times, status) {
     if (found === null) return "–";
     const late = status.deadline_ms !== null && 1000 * found.low >= status.deadline_ms; // the whole bucket is
     const between = `between ${milliseconds(1000 * found.low)} and ${milliseconds(1000 * found.high)}`;
-    return h("span", { class: late ? "down" : "", title: between }, `${milliseconds(1000 * found.about)}${late ? " (late)" : ""}`);
+    return h(
+      "span",
+      { class: late ? "down" : "", title: between },
+      `${milliseconds(1000 * found.about)}${late ? " (late)" : ""}`,
+    );
   };
-  return table("Latency", [["latency, about", ""], ["last minute", "number"], ["since the start", "number"]], times.map(([name, last, all]) => [name, cell(last), cell(all)]));
+  return table(
+    "Latency",
+    [
+      ["latency, about", ""],
+      ["last minute", "number"],
+      ["since the start", "number"],
+    ],
+    times.map(([name, last, all]) => [name, cell(last), cell(all)]),
+  );
 }
 
 function statuses(now) {
   const found = [...by(now, "secondpass_request_seconds_count", "status", works)].sort();
-  const meaning = { 200: "answered", 400: "not meant", 401: "no key", 429: "too much at once", 499: "the client left", 503: "not ready" };
-  return found.length ? table("Answers by status", [["status", ""], ["", ""], ["answers", "number"]], found.map(([code, count]) => [code, meaning[code] || "", whole(count)])) : null;
+  const meaning = {
+    200: "answered",
+    400: "not meant",
+    401: "no key",
+    429: "too much at once",
+    499: "the client left",
+    503: "not ready",
+  };
+  return found.length
+    ? table(
+        "Answers by status",
+        [
+          ["status", ""],
+          ["", ""],
+          ["answers", "number"],
+        ],
+        found.map(([code, count]) => [code, meaning[code] || "", whole(count)]),
+      )
+    : null;
 }
 
 function documents(now) {
   const found = [...by(now, "secondpass_documents_total", "status")].sort((a, b) => b[1] - a[1]);
   const total = found.reduce((all, [, count]) => all + count, 0);
-  return total ? table("Documents by status", [["document", ""], ["count", "number"], ["share", "number"]], found.map(([name, count]) => [words(name), whole(count), percent(count / total)])) : null;
+  return total
+    ? table(
+        "Documents by status",
+        [
+          ["document", ""],
+          ["count", "number"],
+          ["share", "number"],
+        ],
+        found.map(([name, count]) => [words(name), whole(count), percent(count / total)]),
+      )
+    : null;
 }
 
 function models(now) {
   const loads = by(now, "secondpass_model_loads_total", "model");
   const digests = new Map(rows(now, "secondpass_model_info").map((one) => [one.labels.model, one.labels.digest]));
   const ready = rows(now, "secondpass_ready");
-  const said = (one) => [one.labels.model, one.value ? "scores right" : digests.has(one.labels.model) ? "not well" : "not open", (digests.get(one.labels.model) || "").slice(0, 12), whole(loads.get(one.labels.model) || 0)];
-  return table("Models", [["model", ""], ["golden pairs", ""], ["digest", ""], ["opened", "number"]], ready.map(said));
+  const said = (one) => [
+    one.labels.model,
+    one.value ? "scores right" : digests.has(one.labels.model) ? "not well" : "not open",
+    (digests.get(one.labels.model) || "").slice(0, 12),
+    whole(loads.get(one.labels.model) || 0),
+  ];
+  return table(
+    "Models",
+    [
+      ["model", ""],
+      ["golden pairs", ""],
+      ["digest", ""],
+      ["opened", "number"],
+    ],
+    ready.map(said),
+  );
 }
 
 function logged(now, status) {
   if (!status.log) {
-    return unset("No log of requests", ["Nothing that is asked is kept, so there is no traffic to compare, to judge or to learn from later. A log in a file is one option away:"], ["secondpass serve --log sqlite:///requests.db"]);
+    return unset(
+      "No log of requests",
+      [
+        "Nothing that is asked is kept, so there is no traffic to compare, to judge or to learn from later. A log in a file is one option away:",
+      ],
+      ["secondpass serve --log sqlite:///requests.db"],
+    );
   }
-  const counts = [...by(now, "secondpass_log_requests_total", "outcome")].filter(([, count]) => count).map(([name, count]) => `${words(name)} ${whole(count)}`);
-  return h("p", {}, "Request log: ", counts.join(", ") || "nothing yet", `; ${whole(sum(now, "secondpass_log_waiting"))} waiting, ${counted(sum(now, "secondpass_log_failures_total"), "failure")}.`);
+  const counts = [...by(now, "secondpass_log_requests_total", "outcome")]
+    .filter(([, count]) => count)
+    .map(([name, count]) => `${words(name)} ${whole(count)}`);
+  return h(
+    "p",
+    {},
+    "Request log: ",
+    counts.join(", ") || "nothing yet",
+    `; ${whole(sum(now, "secondpass_log_waiting"))} waiting, ${counted(sum(now, "secondpass_log_failures_total"), "failure")}.`,
+  );
 }
 
 // courses over the time that this page is open
@@ -173,16 +281,21 @@ function logged(now, status) {
 const [WIDE, HIGH] = [600, 150];
 
 function chart(name, said, lines, top, mark, label) {
-  const x = (at) => 8 + ((WIDE - 16) * (at - (samples[0]?.at ?? 0))) / Math.max((samples[samples.length - 1]?.at ?? 1) - (samples[0]?.at ?? 0), 1);
+  const x = (at) =>
+    8 +
+    ((WIDE - 16) * (at - (samples[0]?.at ?? 0))) /
+      Math.max((samples[samples.length - 1]?.at ?? 1) - (samples[0]?.at ?? 0), 1);
   const y = (value) => HIGH - 6 - (HIGH - 30) * Math.min(value / top, 1);
   const path = (points) => {
     let pen = "M";
-    return points.map(([at, value]) => {
-      if (value === null) return ((pen = "M"), "");
-      const part = `${pen}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
-      pen = "L";
-      return part;
-    }).join(" ");
+    return points
+      .map(([at, value]) => {
+        if (value === null) return ((pen = "M"), "");
+        const part = `${pen}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+        pen = "L";
+        return part;
+      })
+      .join(" ");
   };
   return h(
     "figure.chart",
@@ -213,17 +326,43 @@ function course(of) {
 }
 
 function rates() {
-  const points = course((now, before) => (sum(now, "secondpass_request_seconds_count", works) - sum(before, "secondpass_request_seconds_count", works)) / ((now.at - before.at) / 1000));
+  const points = course(
+    (now, before) =>
+      (sum(now, "secondpass_request_seconds_count", works) - sum(before, "secondpass_request_seconds_count", works)) /
+      ((now.at - before.at) / 1000),
+  );
   const most = Math.max(0, ...points.map(([, value]) => value ?? 0));
   const last = points[points.length - 1][1];
-  return chart("Requests a second", `now ${last === null ? "–" : fixed(last, 1)}, most ${fixed(most, 1)}; ${open()}`, [["p50", points]], nice(Math.max(most, 1)), null, (value) => `${value}`);
+  return chart(
+    "Requests a second",
+    `now ${last === null ? "–" : fixed(last, 1)}, most ${fixed(most, 1)}; ${open()}`,
+    [["p50", points]],
+    nice(Math.max(most, 1)),
+    null,
+    (value) => `${value}`,
+  );
 }
 
 function latencies(status) {
-  const lines = POINTS.map((share) => [`p${100 * share}`, course((now, before) => { const found = quantile(share, buckets(now, before)); return found === null ? null : 1000 * Math.min(found.about, 10); })]);
+  const lines = POINTS.map((share) => [
+    `p${100 * share}`,
+    course((now, before) => {
+      const found = quantile(share, buckets(now, before));
+      return found === null ? null : 1000 * Math.min(found.about, 10);
+    }),
+  ]);
   const most = Math.max(0, ...lines.flatMap(([, points]) => points.map(([, value]) => value ?? 0)));
-  const said = most ? `about, p50 whole, p95 dashed, p99 dotted; ${open()}` : `nothing answered since this page is open`;
-  return chart("Latency", said, lines, nice(Math.max(most, status.deadline_ms ?? 0, 10)), status.deadline_ms, milliseconds);
+  const said = most
+    ? `about, p50 whole, p95 dashed, p99 dotted; ${open()}`
+    : `nothing answered since this page is open`;
+  return chart(
+    "Latency",
+    said,
+    lines,
+    nice(Math.max(most, status.deadline_ms ?? 0, 10)),
+    status.deadline_ms,
+    milliseconds,
+  );
 }
 
 function open() {
@@ -236,21 +375,42 @@ function open() {
 function unwatched() {
   return unset(
     "Drift is not watched",
-    ["The server can say when its traffic is no longer what it was audited on, without judgments. It needs a profile of usual traffic: made with an audit, or from a log."],
-    ["secondpass audit --collection my-collection --profile profile.json", '[watch]\nprofile = "profile.json"   # in secondpass.toml'],
+    [
+      "The server can say when its traffic is no longer what it was audited on, without judgments. It needs a profile of usual traffic: made with an audit, or from a log.",
+    ],
+    [
+      "secondpass audit --collection my-collection --profile profile.json",
+      '[watch]\nprofile = "profile.json"   # in secondpass.toml',
+    ],
   );
 }
 
 function driftOf(state, status) {
   const { requests, profile } = state;
   const alarms = state.alarms.slice().reverse();
-  const left = Object.entries(requests).filter(([name, count]) => name !== "watched" && count).map(([name, count]) => `${words(name)} ${whole(count)}`);
+  const left = Object.entries(requests)
+    .filter(([name, count]) => name !== "watched" && count)
+    .map(([name, count]) => `${words(name)} ${whole(count)}`);
   return h(
     "section",
     {},
     h("h2", {}, "Drift"),
-    h("p", {}, `${counted(requests.watched, "request")} compared with a profile of ${whole(profile.requests)} (${profile.source || "no source told"}), model ${profile.model}.`, left.length ? ` Not compared: ${left.join(", ")}.` : ""),
-    h("div.evidence", {}, meter(state.evidence, "Evidence for a change, as a share of the alarm's threshold"), h("span", {}, `evidence ${percent(state.evidence)} of what raises an alarm${alarms.length ? ", anew since the last one" : ""}; a false one at most once in ${whole(state.every)} requests`)),
+    h(
+      "p",
+      {},
+      `${counted(requests.watched, "request")} compared with a profile of ${whole(profile.requests)} (${profile.source || "no source told"}), model ${profile.model}.`,
+      left.length ? ` Not compared: ${left.join(", ")}.` : "",
+    ),
+    h(
+      "div.evidence",
+      {},
+      meter(state.evidence, "Evidence for a change, as a share of the alarm's threshold"),
+      h(
+        "span",
+        {},
+        `evidence ${percent(state.evidence)} of what raises an alarm${alarms.length ? ", anew since the last one" : ""}; a false one at most once in ${whole(state.every)} requests`,
+      ),
+    ),
     alarms.length ? alarms.map((alarm) => alarmOf(alarm, status)) : h("p.quiet", {}, "No alarm."),
     signals(state.signals),
     h("p.quiet", {}, state.note),
@@ -263,23 +423,62 @@ function short(value) {
 
 function meter(share, name) {
   const shown = Math.min(Math.max(share, 0), 1);
-  return h("span.meter", { role: "meter", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": shown.toFixed(3), style: { "--share": shown } });
+  return h("span.meter", {
+    role: "meter",
+    "aria-label": name,
+    "aria-valuemin": 0,
+    "aria-valuemax": 1,
+    "aria-valuenow": shown.toFixed(3),
+    style: { "--share": shown },
+  });
 }
 
 function alarmOf(alarm, status) {
-  const moved = alarm.moved.map((one) => `${one.signal} ${one.above ? "higher" : "lower"} in ${one.segment || "all traffic"} (median ${short(one.before)} → ${short(one.now)})`);
+  const moved = alarm.moved.map(
+    (one) =>
+      `${one.signal} ${one.above ? "higher" : "lower"} in ${one.segment || "all traffic"} (median ${short(one.before)} → ${short(one.now)})`,
+  );
   return h(
     "section.alarm",
     { role: "alert" },
     h("h3", {}, `Alarm at request ${whole(alarm.query)}, ${new Date(1000 * alarm.at).toLocaleString()}`),
     h("p", {}, `The traffic has changed since about request ${whole(alarm.since)}: ${moved.join("; ")}.`),
-    h("p", {}, "What to do: judge a sample of the queries since then, audit on them, and fine-tune if the audit says so."),
-    h("pre", { tabindex: 0 }, `${status.log ? "secondpass watch LOG --pool pool --collection my-collection" : "# keep a log first: secondpass serve --log sqlite:///requests.db"}\nsecondpass judge pool\nsecondpass audit --collection my-collection`),
+    h(
+      "p",
+      {},
+      "What to do: judge a sample of the queries since then, audit on them, and fine-tune if the audit says so.",
+    ),
+    h(
+      "pre",
+      { tabindex: 0 },
+      `${status.log ? "secondpass watch LOG --pool pool --collection my-collection" : "# keep a log first: secondpass serve --log sqlite:///requests.db"}\nsecondpass judge pool\nsecondpass audit --collection my-collection`,
+    ),
   );
 }
 
 function signals(found) {
-  const sorted = found.slice().sort((a, b) => b.evidence - a.evidence).slice(0, 24);
-  const cells = (one) => [one.signal, one.segment || "all traffic", `${short(one.before)} → ${short(one.now)}`, `${percent(one.share)} (≤ ${percent(one.expected)})`, h("span.evidence", {}, meter(one.evidence, `evidence of ${one.signal}`), percent(Math.min(one.evidence, 99))), one.what];
-  return table("Signals", [["signal", ""], ["segment", ""], ["median before → now", "number"], ["beyond the limit (expected)", "number"], ["evidence", ""], ["what it is", "quiet"]], sorted.map(cells));
+  const sorted = found
+    .slice()
+    .sort((a, b) => b.evidence - a.evidence)
+    .slice(0, 24);
+  const cells = (one) => [
+    one.signal,
+    one.segment || "all traffic",
+    `${short(one.before)} → ${short(one.now)}`,
+    `${percent(one.share)} (≤ ${percent(one.expected)})`,
+    h("span.evidence", {}, meter(one.evidence, `evidence of ${one.signal}`), percent(Math.min(one.evidence, 99))),
+    one.what,
+  ];
+  return table(
+    "Signals",
+    [
+      ["signal", ""],
+      ["segment", ""],
+      ["median before → now", "number"],
+      ["beyond the limit (expected)", "number"],
+      ["evidence", ""],
+      ["what it is", "quiet"],
+    ],
+    sorted.map(cells),
+  );
 }

@@ -51,18 +51,52 @@ export async function show(root, { status, values, remember }) {
   };
 
   // the form
-  const query = h("input", { id: "query", type: "search", value: state.q, placeholder: "Ask something", "aria-label": "Query", autocomplete: "off", spellcheck: "false", maxlength: status.limits.query });
-  const model = h("select", { id: "model" }, models.map((one) => h("option", { value: one.id, selected: one.id === state.model }, one.id)));
+  const query = h("input", {
+    id: "query",
+    type: "search",
+    value: state.q,
+    placeholder: "Ask something",
+    "aria-label": "Query",
+    autocomplete: "off",
+    spellcheck: "false",
+    maxlength: status.limits.query,
+  });
+  const model = h(
+    "select",
+    { id: "model" },
+    models.map((one) => h("option", { value: one.id, selected: one.id === state.model }, one.id)),
+  );
   const depth = slider("depth", "Depth", depths, state.depth, (value) => `${value}`);
-  const time = slider("time", "Time", times, state.time, (value) => (value === null ? "no limit" : `${whole(value)} ms`));
-  const share = slider("exits", "All layers for", SHARES, state.share, (value) => (value === 1 ? "all" : `${Math.round(100 * value)} %`));
-  const pasted = h("textarea", { id: "pasted", rows: 7, value: state.pasted, spellcheck: "false", "aria-describedby": "pasted-how" });
+  const time = slider("time", "Time", times, state.time, (value) =>
+    value === null ? "no limit" : `${whole(value)} ms`,
+  );
+  const share = slider("exits", "All layers for", SHARES, state.share, (value) =>
+    value === 1 ? "all" : `${Math.round(100 * value)} %`,
+  );
+  const pasted = h("textarea", {
+    id: "pasted",
+    rows: 7,
+    value: state.pasted,
+    spellcheck: "false",
+    "aria-describedby": "pasted-how",
+  });
   const source = h(
     "fieldset.source",
     {},
     h("legend", {}, "Candidates from"),
     ["index", "pasted"].map((name) =>
-      h("label", {}, h("input", { type: "radio", name: "from", value: name, checked: state.from === name, disabled: name === "index" && !status.search }), name === "index" ? (status.search ? status.search.first_stage : "an index (none here)") : "documents I paste"),
+      h(
+        "label",
+        {},
+        h("input", {
+          type: "radio",
+          name: "from",
+          value: name,
+          checked: state.from === name,
+          disabled: name === "index" && !status.search,
+        }),
+        name === "index" ? (status.search ? status.search.first_stage : "an index (none here)") : "documents I paste",
+      ),
     ),
   );
   const paste = h(
@@ -70,8 +104,20 @@ export async function show(root, { status, values, remember }) {
     {},
     h("label", { for: "pasted" }, "Documents, in the order of a first stage"),
     pasted,
-    h("p.quiet", { id: "pasted-how" }, "A blank line between two of them; or a line of JSON each, with text and, if you like, title and score. ", h("button.link", { type: "button", onclick: example }, "Try an example")),
-    status.search ? null : h("p.quiet", {}, "This server has no index to search. Start it with one: ", h("code", {}, "secondpass ui my-index")),
+    h(
+      "p.quiet",
+      { id: "pasted-how" },
+      "A blank line between two of them; or a line of JSON each, with text and, if you like, title and score. ",
+      h("button.link", { type: "button", onclick: example }, "Try an example"),
+    ),
+    status.search
+      ? null
+      : h(
+          "p.quiet",
+          {},
+          "This server has no index to search. Start it with one: ",
+          h("code", {}, "secondpass ui my-index"),
+        ),
   );
   const summary = h("p.summary", { role: "status" });
   const notes = h("ul.notes", {});
@@ -79,9 +125,22 @@ export async function show(root, { status, values, remember }) {
   const columns = h("div.columns", { hidden: true });
   const form = h(
     "form",
-    { role: "search", onsubmit: (event) => (event.preventDefault(), later(0)), oninput: () => later(WAIT), onchange: () => later(WAIT) },
+    {
+      role: "search",
+      onsubmit: (event) => (event.preventDefault(), later(0)),
+      oninput: () => later(WAIT),
+      onchange: () => later(WAIT),
+    },
     query,
-    h("div.controls", {}, source, h("div.control", {}, h("label", { for: "model" }, "Model"), model), depth.element, time.element, share.element),
+    h(
+      "div.controls",
+      {},
+      source,
+      h("div.control", {}, h("label", { for: "model" }, "Model"), model),
+      depth.element,
+      time.element,
+      share.element,
+    ),
     paste,
   );
   put(root, h("h1.hidden", {}, "Search"), form, summary, notes, waterfall, columns);
@@ -141,7 +200,10 @@ export async function show(root, { status, values, remember }) {
     root.setAttribute("aria-busy", "true");
     const began = performance.now();
     try {
-      const found = asked.from === "index" ? await searched(asked, mine.signal, status) : await reranked(asked, mine.signal, status);
+      const found =
+        asked.from === "index"
+          ? await searched(asked, mine.signal, status)
+          : await reranked(asked, mine.signal, status);
       if (running !== mine) return;
       if (found === null) return clear("Paste documents to rerank.");
       draw({ ...found, asked, took: performance.now() - began });
@@ -164,7 +226,10 @@ export async function show(root, { status, values, remember }) {
 
   function draw(found) {
     put(summary, said(found));
-    put(notes, found.notes.map((note) => h("li", {}, note)));
+    put(
+      notes,
+      found.notes.map((note) => h("li", {}, note)),
+    );
     put(waterfall, ...bars(found));
     waterfall.hidden = false;
     drawn?.disconnect();
@@ -201,10 +266,13 @@ function among(stops, value) {
 }
 
 function nearest(stops, value) {
-  if (value === null || value === "none" || value === undefined) return stops.includes(null) ? null : stops[stops.length - 1];
+  if (value === null || value === "none" || value === undefined)
+    return stops.includes(null) ? null : stops[stops.length - 1];
   const wanted = Number(value);
   if (!Number.isFinite(wanted)) return stops[stops.length - 1];
-  return stops.filter((one) => one !== null).reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
+  return stops
+    .filter((one) => one !== null)
+    .reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
 }
 
 function slider(id, name, stops, value, worded) {
@@ -220,7 +288,7 @@ function slider(id, name, stops, value, worded) {
   return { element: h("div.control", {}, h("label", { for: id }, name, " ", output), input), value: now };
 }
 
-// what the server is asked, and its answers as rows: { id, title, text, score, first_rank, first_score, relevance, status }
+// what the server is asked, and its answers as rows: { key, id, title, text, score, first_rank, first_score, relevance, status }
 
 async function searched(asked, signal, status) {
   const candidates = Math.max(asked.depth, status.search.candidates || 0);
@@ -231,11 +299,14 @@ async function searched(asked, signal, status) {
   }
   limit(body, asked, status);
   const { answer, timing } = await timed("/v1/search", body, signal);
-  const after = answer.results.map((one) => ({ ...one, relevance: one.relevance_score }));
+  const after = answer.results.map((one) => ({ ...one, key: one.id, relevance: one.relevance_score }));
   const before = after.filter((one) => one.first_rank !== null).sort((a, b) => a.first_rank - b.first_rank);
   const removed = answer.trace.flatMap((step) => Object.entries(step.removed));
   const notes = answer.trace.filter((step) => step.because).map((step) => `${step.name}: ${step.because}.`);
-  if (removed.length) notes.push(`${counted(removed.length, "document")} removed by selection: ${removed.map(([id, why]) => `${id} (${why})`).join(", ")}.`);
+  if (removed.length)
+    notes.push(
+      `${counted(removed.length, "document")} removed by selection: ${removed.map(([id, why]) => `${id} (${why})`).join(", ")}.`,
+    );
   return { before, after, notes, timing, model: asked.model, trace: answer.trace, query: asked.q };
 }
 
@@ -252,6 +323,7 @@ async function reranked(asked, signal, status) {
   if (asked.share < 1) body.go_on = asked.share;
   const { answer, timing } = await timed("/v1/rerank", body, signal);
   const before = documents.map((one, at) => ({
+    key: at, // ids that were pasted need not be different
     id: String(one.id ?? at + 1),
     title: typeof one.title === "string" ? one.title : "",
     text: String(one.text ?? ""),
@@ -261,9 +333,19 @@ async function reranked(asked, signal, status) {
     relevance: null,
     status: "beyond_depth",
   }));
-  const after = answer.results.map((one) => Object.assign(before[one.index], { relevance: one.relevance_score, status: one.status || "scored" }));
+  const after = answer.results.map((one) =>
+    Object.assign(before[one.index], { relevance: one.relevance_score, status: one.status || "scored" }),
+  );
   after.push(...before.slice(asked.depth));
-  return { before, after, notes: answer.meta.warnings || [], timing, model: answer.model, trace: answer.report.trace, query: asked.q };
+  return {
+    before,
+    after,
+    notes: answer.meta.warnings || [],
+    timing,
+    model: answer.model,
+    trace: answer.report.trace,
+    query: asked.q,
+  };
 }
 
 async function timed(path, body, signal) {
@@ -285,7 +367,11 @@ function parsed(text) {
   } catch {
     // plain text, then
   }
-  return text.split(/\n\s*\n/).map((one) => one.trim()).filter(Boolean).map((one) => ({ text: one }));
+  return text
+    .split(/\n\s*\n/)
+    .map((one) => one.trim())
+    .filter(Boolean)
+    .map((one) => ({ text: one }));
 }
 
 // what became of it, in words
@@ -300,7 +386,8 @@ function said({ before, after, trace, took, model }) {
   const parts = [`${counted(before.length, "candidate")}`, `${whole(scored)} scored by ${model}`];
   for (const [status, count] of left) parts.push(`${whole(count)} not: ${words(status)}`);
   if (cut) parts.push(`${whole(cut)} longer than it reads`);
-  for (const step of trace) for (const [layer, count] of Object.entries(step.exits)) parts.push(`${whole(count)} ended at ${layer}`);
+  for (const step of trace)
+    for (const [layer, count] of Object.entries(step.exits)) parts.push(`${whole(count)} ended at ${layer}`);
   parts.push(`${whole(moved)} moved`, milliseconds(took));
   return parts.join(" · ");
 }
@@ -324,14 +411,22 @@ function bars({ trace, timing, took, asked }) {
       "tr",
       {},
       h("th", { scope: "row" }, step.name),
-      h("td.bar", {}, h("i", { style: { left: `${(100 * start) / total}%`, width: `${Math.max((100 * step.ms) / total, 0.3)}%` } }), limit === null ? null : h("b", { style: { left: `${(100 * limit) / total}%` } })),
+      h(
+        "td.bar",
+        {},
+        h("i", { style: { left: `${(100 * start) / total}%`, width: `${Math.max((100 * step.ms) / total, 0.3)}%` } }),
+        limit === null ? null : h("b", { style: { left: `${(100 * limit) / total}%` } }),
+      ),
       h("td.number", {}, milliseconds(step.ms)),
       h("td.told", {}, step.told),
     );
     start += step.ms;
     return line;
   });
-  const caption = limit === null ? "Where the time went" : `Where the time went; the upright line is the limit of ${milliseconds(limit)}`;
+  const caption =
+    limit === null
+      ? "Where the time went"
+      : `Where the time went; the upright line is the limit of ${milliseconds(limit)}`;
   return [h("table", {}, h("caption", {}, caption), h("tbody", {}, lines))];
 }
 
@@ -346,33 +441,50 @@ function inside(step) {
 // both orders, and lines between them
 
 function sides(root, { before, after }, open) {
-  const placed = new Map(after.map((one, at) => [one.id, at]));
-  const from = new Map(before.map((one, at) => [one.id, at]));
-  const left = before.map((one, at) => row(one, at, placed.has(one.id) ? null : "removed", () => open(placed.get(one.id))));
+  const placed = new Map(after.map((one, at) => [one.key, at]));
+  const from = new Map(before.map((one, at) => [one.key, at]));
+  const left = before.map((one, at) =>
+    row(one, at, placed.has(one.key) ? null : "removed", () => open(placed.get(one.key))),
+  );
   const right = after.map((one, at) => row(one, at, at, () => open(at)));
   rows = right;
   const lines = svg("svg.lines", { "aria-hidden": "true", preserveAspectRatio: "none" });
   const paths = after.map((one, at) => {
-    if (!from.has(one.id)) return null;
-    const move = from.get(one.id) - at;
+    if (!from.has(one.key)) return null;
+    const move = from.get(one.key) - at;
     return svg(`path.${move > 0 ? "up" : move < 0 ? "down" : "same"}`, { "vector-effect": "non-scaling-stroke" });
   });
   lines.append(...paths.filter(Boolean));
-  const light = (id, on) => {
-    for (const one of [left[from.get(id)], right[placed.get(id)], paths[placed.get(id)]]) one?.classList.toggle("lit", on);
+  const light = (key, on) => {
+    for (const one of [left[from.get(key)], right[placed.get(key)], paths[placed.get(key)]])
+      one?.classList.toggle("lit", on);
   };
   const listed = (some, buttons) =>
-    h("ol", {}, buttons.map((button, at) => {
-      const id = some[at].id;
-      for (const name of ["mouseenter", "focus"]) button.addEventListener(name, () => light(id, true));
-      for (const name of ["mouseleave", "blur"]) button.addEventListener(name, () => light(id, false));
-      return h("li", {}, button);
-    }));
+    h(
+      "ol",
+      {},
+      buttons.map((button, at) => {
+        const key = some[at].key;
+        for (const name of ["mouseenter", "focus"]) button.addEventListener(name, () => light(key, true));
+        for (const name of ["mouseleave", "blur"]) button.addEventListener(name, () => light(key, false));
+        return h("li", {}, button);
+      }),
+    );
   put(
     root,
-    h("section.before", { "aria-labelledby": "before-title" }, h("h2", { id: "before-title" }, "First stage"), listed(before, left)),
+    h(
+      "section.before",
+      { "aria-labelledby": "before-title" },
+      h("h2", { id: "before-title" }, "First stage"),
+      listed(before, left),
+    ),
     h("div.between", {}, lines),
-    h("section.after", { "aria-labelledby": "after-title" }, h("h2", { id: "after-title" }, "Reranked"), listed(after, right)),
+    h(
+      "section.after",
+      { "aria-labelledby": "after-title" },
+      h("h2", { id: "after-title" }, "Reranked"),
+      listed(after, right),
+    ),
   );
   const fit = () => {
     const row = right[0]?.parentElement.getBoundingClientRect().height || 1; // not rounded
@@ -382,7 +494,7 @@ function sides(root, { before, after }, open) {
     lines.style.setProperty("height", `${height}px`);
     lines.style.setProperty("top", `${top}px`);
     after.forEach((one, at) => {
-      const y = (from.get(one.id) + 0.5) * row;
+      const y = (from.get(one.key) + 0.5) * row;
       const to = (at + 0.5) * row;
       paths[at]?.setAttribute("d", `M0 ${y} C 50 ${y}, 50 ${to}, 100 ${to}`);
     });
@@ -396,21 +508,42 @@ function sides(root, { before, after }, open) {
 // a result; `at` is its place after reranking, null for the column before
 function row(one, place, at, open) {
   const text = one.title || beginning(one.text, 240) || "(no text)";
-  const body = h("span.words", {}, h(one.title ? "b" : "span", {}, text), one.title ? h("span.quiet", {}, beginning(one.text, 160)) : null);
+  const body = h(
+    "span.words",
+    {},
+    h(one.title ? "b" : "span", {}, text),
+    one.title ? h("span.quiet", {}, beginning(one.text, 160)) : null,
+  );
   if (at === null || at === "removed") {
     const score = one.first_score === null ? "" : whole3(one.first_score);
-    return h("button.row", { type: "button", disabled: at === "removed", onclick: open }, h("span.rank", {}, String(one.first_rank ?? place + 1)), body, h("span.score", {}, at ?? score));
+    return h(
+      "button.row",
+      { type: "button", disabled: at === "removed", onclick: open },
+      h("span.rank", {}, String(one.first_rank ?? place + 1)),
+      body,
+      h("span.score", {}, at ?? score),
+    );
   }
   const move = (one.first_rank ?? place + 1) - (place + 1);
   const scored = one.status === "scored";
-  const moved = move > 0 ? h("span.up", {}, `▲ ${move}`) : move < 0 ? h("span.down", {}, `▼ ${-move}`) : h("span.same", {}, "=");
+  const moved =
+    move > 0 ? h("span.up", {}, `▲ ${move}`) : move < 0 ? h("span.down", {}, `▼ ${-move}`) : h("span.same", {}, "=");
   const said = move > 0 ? `up ${move}` : move < 0 ? `down ${-move}` : "as before";
   return h(
     "button.row",
     { type: "button", onclick: open, class: scored ? "row" : "row unscored" },
     h("span.rank", {}, String(place + 1)),
     body,
-    h("span.score", {}, scored ? [one.relevance < 0.0005 ? "< .001" : one.relevance.toFixed(3), h("i.meter", { style: { "--share": one.relevance } })] : words(one.status)),
+    h(
+      "span.score",
+      {},
+      scored
+        ? [
+            one.relevance < 0.0005 ? "< .001" : one.relevance.toFixed(3),
+            h("i.meter", { style: { "--share": one.relevance } }),
+          ]
+        : words(one.status),
+    ),
     h("span.move", { title: said }, moved, h("span.hidden", {}, `, ${said}`)),
   );
 }
