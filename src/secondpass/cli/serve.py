@@ -47,6 +47,7 @@ def command(
     text: Annotated[bool, typer.Option("--text", help="Lines for people on stderr, not JSON.")] = False,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Queries in these lines, too.")] = False,
     spans: Annotated[bool, typer.Option("--spans", help="Send OpenTelemetry spans, as OTEL_… variables say.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="In replicas on a Ray cluster (table \\[ray]).")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Answer rerank requests over HTTP.
@@ -76,6 +77,11 @@ def command(
         table = found.request_log if log is None else msgspec.structs.replace(found.request_log, url=log)
         return msgspec.structs.replace(found, serve=serve, request_log=table)
 
+    if ray:
+        from secondpass.cli.serve_on_ray import serve_on_ray
+
+        serve_on_ray(settings, keys_given(), form="text" if text else "json", texts=log_texts, spans=spans)
+        return
     chosen = settings()
     server = build_server(chosen, settings, keys=keys_given(), spans=spans)
     table = chosen.serve
