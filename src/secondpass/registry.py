@@ -26,8 +26,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "retriever": {
         "bm25": "secondpass.retrievers.bm25:BM25",
         "dense": "secondpass.retrievers.dense:Dense",
+        "elasticsearch": "secondpass.retrievers.lucene:Elasticsearch",
         "fallback": "secondpass.retrievers.fallback:Fallback",
         "hybrid": "secondpass.retrievers.hybrid:Hybrid",
+        "opensearch": "secondpass.retrievers.lucene:OpenSearch",
         "postgres": "secondpass.retrievers.postgres:Postgres",
         "qdrant": "secondpass.retrievers.qdrant:Qdrant",
         "sqlite": "secondpass.retrievers.sqlite:SQLite",

@@ -3,7 +3,7 @@
 Knows: how candidates are found. Refuses to know: how they are reordered.
 
     bm25, dense, hybrid      retrievers; the first two with the part of an index that is theirs
-    sqlite, postgres, qdrant retrievers over other people's engines, with tables of theirs or ones that are filled here
+    sqlite, postgres, qdrant, lucene  retrievers over other people's engines, with tables of theirs or ones of ours
     fallback                 the first of several retrievers that answers
     rows, filling            what these share: documents as rows, and how they get there
     index, folder, documents  the index: in memory, on disk, and its documents

@@ -28,7 +28,7 @@ _FIELDS = ("title", "text")  # what is indexed
 
 Vector = list[float]
 Written = Callable[[Sequence[tuple[Row, Vector | None]]], object]
-"""Adds rows, or replaces those of the same id: all of them or none."""
+"""Adds rows, or replaces those of the same id; raises where it cannot, whatever became of the others."""
 
 
 @dataclass(frozen=True, slots=True)
