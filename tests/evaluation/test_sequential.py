@@ -52,6 +52,24 @@ def test_the_interval_holds_at_all_times_however_often_one_looks() -> None:
     assert left <= 200 * 0.05 + 3 * (200 * 0.05 * 0.95) ** 0.5
 
 
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=80), st.sampled_from([0.5, 0.9, 0.95]))
+@settings(max_examples=40, deadline=None)
+def test_intervals_lie_in_each_other_and_agree_with_p(values: list[float], level: float) -> None:
+    """What was excluded once stays so, and 0 is excluded where p is at most 1 − level."""
+    found = BoundedMean(-1.0, 1.0, level=level)
+    before, least = (-1.0, 1.0), 1.0
+    for value in values + [1.0] * 40 + [-1.0] * 80:
+        found.add(value)
+        low, high = found.interval
+        if low < high:  # while any mean is possible
+            assert before[0] <= low < high <= before[1]
+            before = (low, high)
+            assert (low < 0.0 < high) is (found.p_value > 1.0 - level)
+        assert found.p_value <= least
+        least = found.p_value
+    assert least < 0.5
+
+
 def test_a_t_test_looked_at_each_time_would_err_far_more_often() -> None:
     """So the test above can fail: the same streams with mean 0, p below 5 % at some time."""
     rng, ours, theirs = np.random.default_rng(2), 0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,22 @@ def test_arms_by_hand() -> None:
     asked_a, hits_a, asked_b, hits_b = found.outcomes
     assert asked_a + asked_b == found.counted == 4000
     assert hits_b / asked_b > hits_a / asked_a
+
+
+def test_an_arm_counts_by_its_share_and_against_what_was_known_before() -> None:
+    one = Comparison("arms", ("A: a", "B: b"), share=0.2)
+    one.arm(1, True)  # nothing known: half of the requests are taken to have a click
+    one.arm(0, True)
+    one.arm(0, False)
+    by_hand = [(1 - 0.5) / 0.2, -(1 - 1.5 / 2) / 0.8, -(0 - 2.5 / 3) / 0.8]
+    assert one.now().difference == pytest.approx(sum(by_hand) / 3)
+
+
+def test_what_is_no_click_does_not_count() -> None:
+    bought = Click(0.0, 2, 1, "d2", kind="bought")
+    row = replace(request(0, (1,), interleaved([0, 1])), clicks=(Click(0.0, 1, 0, "d1"), bought, bought))
+    (found,), _ = compare([row])
+    assert found.outcomes == (0, 1, 0)
 
 
 def test_experiments_are_told_apart_and_damage_is_counted() -> None:
