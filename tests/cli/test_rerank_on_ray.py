@@ -20,6 +20,7 @@ from secondpass.cli.rerank_on_ray import Asked, Whole, Work, lay_out
 from secondpass.config import Config
 from secondpass.distributed.cluster import share_of
 from secondpass.distributed.shards import Counts, Shard, cut
+from secondpass.errors import CollectionError
 from secondpass.types import Document, Ranking
 
 SIZES = st.lists(st.integers(0, 5), min_size=1, max_size=12)
@@ -72,6 +73,12 @@ def test_a_run_with_its_collection(beir: Path, tmp_path: Path) -> None:
         shards, read = shards_of(one, tmp_path, most)
         assert len(shards) == {1: 4, 7: 4, 10: 2, 99: 1}[most]
         check_shards(shards, read, expected)
+    whole = Whole(one.source, one.is_run, tmp_path)
+    *_, last = cut(whole.places(), whole.end(), 5)
+    file.write_text("\n".join(rows).replace("q4 Q0 d7 ", "q4 Q0 x7 "))  # changed after it was looked at
+    line = 1 + next(n for n, row in enumerate(rows) if row.startswith("q4 Q0 d7 "))
+    with pytest.raises(CollectionError, match=rf"in\.trec:{line}: the collection has no document 'x7'"):
+        list(whole.reader()(last))
 
 
 def parquet(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
