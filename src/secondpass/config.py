@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -24,6 +24,7 @@ from secondpass.registry import Kind, resolve
 from secondpass.types import Document, Reranker, Retriever, Selector
 
 if TYPE_CHECKING:
+    from secondpass.retrievers.filling import Fillable
     from secondpass.retrievers.index import Index, Part
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SystemTable",
     "WatchTable",
     "build_cascade",
+    "build_engine",
     "build_first_stages",
     "build_index",
     "build_reranker",
@@ -79,9 +81,11 @@ class CollectionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RetrieverTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[retriever]: the first stage. k1, b, language, encoder and fields count when an index is built."""
+    """[retriever]: the first stage. k1, b, language, encoder and fields count when an index is built. One made of
+    others takes those of `retrievers`, in their order."""
 
     name: Text = "bm25"
+    retrievers: tuple[RetrieverTable, ...] = ()
     index: str = ""
     candidates: Count | None = None
     k1: NotNegative = 0.9
@@ -282,6 +286,11 @@ class Config(_Tables, frozen=True):
     variable: Callable[[str], str | None] = _no_variable
 
     @property
+    def searchable(self) -> bool:
+        """Whether there is something to search already: an index that is named, or a retriever that has its own."""
+        return bool(self.retriever.index or self.retriever.retrievers) or self.retriever.name not in PARTS_OF
+
+    @property
     def depth(self) -> int:
         """How many candidates the stages look at: the largest depth, or 100 without a stage."""
         return max((stage.depth for stage in self.stages), default=100)
@@ -318,11 +327,14 @@ def read_config(path: str | Path) -> Config:
     collection, retriever = tables.collection, tables.retriever
     if collection.path and not collection.path.startswith("ir_datasets:"):
         collection = msgspec.structs.replace(collection, path=str(folder / collection.path))
-    if retriever.index:
-        retriever = msgspec.structs.replace(retriever, index=str(folder / retriever.index))
-    # a model may also be a shipped name or a hub name, so only what is a folder is taken for one
-    if (folder / retriever.encoder).is_dir():
-        retriever = msgspec.structs.replace(retriever, encoder=str(folder / retriever.encoder))
+
+    def first_stage(table: RetrieverTable) -> RetrieverTable:
+        if table.index:
+            table = msgspec.structs.replace(table, index=str(folder / table.index))
+        # a model may also be a shipped name or a hub name, so only what is a folder is taken for one
+        if (folder / table.encoder).is_dir():
+            table = msgspec.structs.replace(table, encoder=str(folder / table.encoder))
+        return msgspec.structs.replace(table, retrievers=tuple(map(first_stage, table.retrievers)))
 
     def placed(table: _R) -> _R:
         table = msgspec.structs.replace(table, rerankers=tuple(map(placed, table.rerankers)))
@@ -357,7 +369,7 @@ def read_config(path: str | Path) -> Config:
     )
     return Config(
         collection,
-        retriever,
+        first_stage(retriever),
         tuple(map(placed, tables.stages)),
         select,
         tables.budget,
@@ -415,37 +427,111 @@ def build_first_stages(
     """First stages by their names in the registry, as [retriever] sets them.
 
     Ours share one index: the one that is named, or else one built in memory from `documents`. Any other
-    is constructed with [retriever]'s `options`. `on_progress` is called with the number of documents indexed so far.
+    is constructed with [retriever]'s `options`, and one that is made of others from its `retrievers`; what needs an
+    encoder gets the one that is named. `on_progress` is called with the number of documents indexed so far.
 
     Raises ConfigError where neither an index nor documents are there, or an option does not fit.
     """
-    table, index = config.retriever, None
-    classes = {name: _resolve(config, "retriever.name", "retriever", name) for name in names}
-    parts = sorted({part for name in classes for part in PARTS_OF.get(name, ())})
-    if parts and table.options and set(classes) <= set(PARTS_OF):
-        raise ConfigError(f"{config.file}: retriever.options is for other retrievers; {table.name} has its own keys")
+    return _first_stages(config, "retriever", config.retriever, names, documents, on_progress)
+
+
+def build_engine(config: Config, name: str) -> Fillable:
+    """The first stage of that name in [retriever], or inside of it, which documents can be put into.
+
+    Raises ConfigError where there is none or several, or where it takes no documents.
+    """
+    tables = list(_tables_of("retriever", config.retriever))
+    meant = [(key, table) for key, table in tables if table.name == name]
+    if len(meant) != 1:
+        known = ", ".join(table.name for _, table in tables)
+        raise ConfigError(f"{config.file}: has {len(meant)} first stages called {name!r}, not one; there are: {known}")
+    ((key, table),) = meant
+    cls = _resolve(config, f"{key}.name", "retriever", name)
+    if not callable(getattr(cls, "fill", None)):
+        raise ConfigError(
+            f"{config.file}: {key}.name: {name!r} takes no documents; `secondpass index --out` builds ours"
+        )
+    engine: Fillable = _first_stages(config, key, table, (name,), None, None)[name]
+    return engine
+
+
+def _tables_of(key: str, table: RetrieverTable) -> Iterator[tuple[str, RetrieverTable]]:
+    yield key, table
+    for position, one in enumerate(table.retrievers):
+        yield from _tables_of(f"{key}.retrievers[{position}]", one)
+
+
+def _first_stages(
+    config: Config,
+    key: str,
+    table: RetrieverTable,
+    names: Iterable[str],
+    documents: Iterable[Document] | None,
+    on_progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    """First stages as the table at `key` sets them: see `build_first_stages`."""
+    index = None
+    classes = {name: _resolve(config, f"{key}.name", "retriever", name) for name in names}
+    ours = [name for name in classes if name in PARTS_OF and not (name == table.name and table.retrievers)]
+    parts = sorted({part for name in ours for part in PARTS_OF[name]})
+    if parts and table.options and set(classes) == set(ours):
+        raise ConfigError(f"{config.file}: {key}.options is for other retrievers; {table.name} has its own keys")
     if parts and table.index:
         from secondpass.retrievers.index import Index
 
         index = Index.open(table.index)
     elif parts and documents is not None:
-        index = build_index(config, documents, parts, on_progress=on_progress)
+        settings = msgspec.structs.replace(config, retriever=table)
+        index = build_index(settings, documents, parts, on_progress=on_progress)
     elif parts:
-        raise ConfigError(f"{config.file}: retriever.index is not set; build one with `secondpass index`, then name it")
+        raise ConfigError(f"{config.file}: {key}.index is not set; build one with `secondpass index`, then name it")
     return {
-        name: _construct(config, "retriever", cls, table.options)
-        if index is None or name not in PARTS_OF
-        else _over(config, name, cls, index)
+        name: _over(config, table, name, cls, index)
+        if index is not None and name in ours
+        else _beside(config, key, table, cls, documents, on_progress)
         for name, cls in classes.items()
     }
 
 
-def _over(config: Config, name: str, cls: Any, index: Index) -> Any:
+def _over(config: Config, table: RetrieverTable, name: str, cls: Any, index: Index) -> Any:
     """One of our retrievers over an index that has the parts it needs."""
     if name != "hybrid":
         return cls(index)
     both = [_resolve(config, "retriever.name", "retriever", part)(index) for part in PARTS_OF["hybrid"]]
-    return cls(both, fusion=config.retriever.fusion, weights=config.retriever.weights)
+    return cls(both, fusion=table.fusion, weights=table.weights)
+
+
+def _beside(
+    config: Config,
+    key: str,
+    table: RetrieverTable,
+    cls: Any,
+    documents: Iterable[Document] | None,
+    on_progress: Callable[[int], None] | None,
+) -> Any:
+    """A retriever that reads no index of ours: by its options, and made of others where it has such."""
+    inside = []
+    if table.retrievers:
+        known = None if documents is None else list(documents)  # each of them reads them
+        inside = [
+            _first_stages(config, f"{key}.retrievers[{position}]", one, (one.name,), known, on_progress)[one.name]
+            for position, one in enumerate(table.retrievers)
+        ]
+    options = {name: _given(config, f"{key}.options.{name}", value) for name, value in table.options.items()}
+    for name in getattr(cls, "paths", ()):
+        if isinstance(options.get(name), str):
+            folder = Path(config.file).resolve().parent if Path(config.file).is_file() else Path()
+            options[name] = str(folder / options[name])
+    if "encoder" not in options and getattr(cls, "wants_encoder", lambda _: False)(options):
+        from secondpass.embedding import open_encoder
+
+        options["encoder"] = open_encoder(table.encoder)
+    if table.name == "hybrid":
+        try:
+            return cls(inside, fusion=table.fusion, weights=table.weights, **options)
+        except (InputError, TypeError) as error:
+            raise ConfigError(f"{config.file}: {key}: {error}") from error
+    return _construct(config, key, cls, options, inside, "retrievers")
 
 
 def build_index(
@@ -540,16 +626,23 @@ def _resolve(config: Config, key: str, kind: Kind, name: str) -> Any:
         raise ConfigError(f"{config.file}: {key}: {error}") from error
 
 
-def _construct(config: Config, key: str, cls: Any, options: Mapping[str, Any], inside: Sequence[Reranker] = ()) -> Any:
+def _construct(
+    config: Config,
+    key: str,
+    cls: Any,
+    options: Mapping[str, Any],
+    inside: Sequence[Any] = (),
+    others: Literal["rerankers", "retrievers"] = "rerankers",
+) -> Any:
     signature = inspect.signature(cls)
     of_others = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in signature.parameters.values())
     if inside and not of_others:
-        raise ConfigError(f"{config.file}: {key}.rerankers: {cls.__name__} is not made of others; leave them out")
+        raise ConfigError(f"{config.file}: {key}.{others}: {cls.__name__} is not made of others; leave them out")
     try:
         signature.bind(*inside, **options)
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "nothing"
-        hint = f" (other rerankers as [[{_plain(key)}.rerankers]])" if of_others else ""
+        hint = f" (other {others} as [[{_plain(key)}.{others}]])" if of_others else ""
         raise ConfigError(f"{config.file}: {key}: {cls.__name__} {error}; it takes: {takes}{hint}") from error
     try:
         return cls(*inside, **options)
@@ -571,10 +664,11 @@ def _explain(message: str) -> str:
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
     if not unknown:
         return f"{key}: {what[0].lower()}{what[1:]}" if key else what
-    table = re.sub(r"(\.rerankers)+$", ".rerankers", _plain(key))
+    table = re.sub(r"(\.re(rankers|trievers))+$", r"\1", _plain(key))
     struct = {
         "collection": CollectionTable,
         "retriever": RetrieverTable,
+        "retriever.retrievers": RetrieverTable,
         "stages": StageTable,
         "select": SelectTable,
         "stages.rerankers": RerankerTable,

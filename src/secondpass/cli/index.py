@@ -11,7 +11,7 @@ import typer
 
 from secondpass.cli.options import ConfigOption, configured
 from secondpass.cli.terminal import bar, say
-from secondpass.config import PARTS_OF, build_index
+from secondpass.config import PARTS_OF, Config, build_engine, build_index
 from secondpass.errors import ConfigError, InputError
 from secondpass.evaluation.collections import read_corpus
 from secondpass.retrievers.index import Index
@@ -34,6 +34,9 @@ def command(
     delete: Annotated[
         Path | None, typer.Option("--delete", metavar="FILE", help="Take these ids out of it; one a line.")
     ] = None,
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="NAME", help="Fill that first stage of the settings instead.")
+    ] = None,
     no_vectors: Annotated[bool, typer.Option("--no-vectors", help="Words only: for bm25 alone.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -43,16 +46,25 @@ def command(
     is there as a whole or, after a crash, not at all; who searches meanwhile is
     not disturbed.
 
+    With --into the documents go into the database or search engine that the
+    settings call so (docs/first-stages.md); what is there already is left.
+
     Examples:
 
     $ secondpass index my-collection --out my-index
     $ secondpass index new.jsonl --out my-index --update
     $ secondpass index --out my-index --delete gone.txt
+    $ secondpass index my-collection --into postgres
     """
     settings = configured(config, collection=collection)
     target = out or settings.retriever.index
     if not settings.collection.path and delete is None:
         raise typer.BadParameter("name the collection, here or in the settings", param_hint="COLLECTION")
+    if into is not None:
+        if out or update or delete or no_vectors:
+            raise typer.BadParameter("goes with none of --out, --update, --delete, --no-vectors", param_hint="--into")
+        _fill(settings, into)
+        return
     if not target:
         raise typer.BadParameter("name the folder to write, here or in the settings", param_hint="--out")
     if no_vectors and (update or delete):
@@ -64,7 +76,7 @@ def command(
     if settings.retriever.name not in PARTS_OF:
         raise ConfigError(
             f"{settings.file}: retriever.name is {settings.retriever.name!r}; "
-            f"only {', '.join(PARTS_OF)} have an index here"
+            f"only {', '.join(PARTS_OF)} have an index here; give --into {settings.retriever.name} to fill it"
         )
     documents = read_corpus(settings.collection.path)
     with bar("indexing") as progress:
@@ -74,6 +86,15 @@ def command(
             parts = ("bm25",) if no_vectors else ("bm25", "dense")
             index = build_index(settings, documents, parts, folder=target, on_progress=progress)
     say(f"{len(index):,} documents in {target}, for {', '.join(_searchable(index))}")
+
+
+def _fill(settings: Config, name: str) -> None:
+    engine = build_engine(settings, name)
+    with bar("filling") as progress:
+        filled = engine.fill(read_corpus(settings.collection.path), on_progress=progress)
+    say(f"{engine!r}: {filled.added:,} added, {filled.replaced:,} replaced, {filled.unchanged:,} were there")
+    if filled.cut:
+        say(f"{filled.cut:,} are longer than what can be found by words; their ends are only kept")
 
 
 def _update(target: str | Path, documents: Iterator[Document], progress: Callable[[int], None]) -> Index:

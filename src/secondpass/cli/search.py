@@ -71,7 +71,8 @@ def command(
 ) -> None:
     """Search an index and rerank what it finds.
 
-    Where the settings name an index, INDEX is left out.
+    Where the settings name an index, or a first stage that has its own, INDEX is
+    left out.
 
     Examples:
 
@@ -79,7 +80,7 @@ def command(
     $ secondpass search my-index --queries queries.jsonl --run out.trec
     """
     settings = configured(config, retriever=retriever, model=model, family=family, allow=allow, depth=depth)
-    if settings.retriever.index and query is None and queries is None:
+    if settings.searchable and query is None and queries is None:
         index, query = None, index  # the one word that was given is the query
     settings = msgspec.structs.replace(
         settings,

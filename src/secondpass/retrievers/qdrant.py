@@ -53,6 +53,8 @@ class Qdrant:
     the extra `qdrant`.
     """
 
+    paths = ("path",)  # what settings give from their own folder on
+
     def __init__(
         self,
         url: str | None = None,

@@ -50,6 +50,7 @@ class SQLite:
     """
 
     lowest_score = 0.0
+    paths = ("path",)  # what settings give from their own folder on
 
     def __init__(
         self,

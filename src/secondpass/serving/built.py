@@ -68,7 +68,7 @@ def build_server(
         [served for _, served in models],
         limits=limits,
         keys=Keys([*known, *(Key(digest) for digest in map(key_digest, keys))]),
-        search=_cascade(config, models) if config.retriever.index else None,
+        search=_cascade(config, models) if config.searchable else None,
         log=_log(config.request_log),
         watching=_watching(config.watch),
         shadow=_shadow(config, [served for _, served in models]),
