@@ -42,11 +42,10 @@ JOBS = {
 def settings(folder: Path, model: str, threads: int, workers: int | None = None, port: int = 0) -> Path:
     """Settings, as a file."""
     path = folder / f"{threads}-{workers}-{port}.toml"
-    # shards of a few requests, so that two workers end at about the same time
-    path.write_text(
-        f'[[stages]]\nmodel = "{model}"\nthreads = {threads}\n[serve]\nport = {port or 8000}\n'
-        f"[ray]\ndocuments = 100\nreplicas = [1, 1]\n{f'workers = {workers}' if workers else ''}\n"
-    )
+    # a cluster of its own; shards of a few requests, so that two workers end at about the same time
+    ray = '[ray]\naddress = "local"\ndocuments = 100\n' + (f"workers = {workers}\n" if workers else "")
+    stage = f'[[stages]]\nmodel = "{model}"\nthreads = {threads}\n'
+    path.write_text(f"{stage}[serve]\nport = {port or 8000}\n{ray}")
     return path
 
 

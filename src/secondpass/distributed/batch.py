@@ -46,7 +46,7 @@ def work_through(
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    room = int(ray.cluster_resources().get("CPU", 0) / cpus)
+    room = sum(int(node["Resources"].get("CPU", 0) / cpus) for node in ray.nodes() if node["Alive"])
     if not room:
         raise InputError(f"no machine of the Ray cluster has {cpus:g} CPUs for a worker; lower ray.cpus")
     at_once = min(workers or room, room, len(left))
