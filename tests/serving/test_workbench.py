@@ -279,6 +279,19 @@ def test_what_is_no_judgment_changes_nothing(url: str, pool: Path, body: dict[st
     assert httpx.get(f"{url}/v1/judging/query", params={"query_id": "none"}).status_code == 400
 
 
+def test_a_store_that_cannot_be_written_or_read_is_said(url: str, pool: Path) -> None:
+    (pool / "judgments.jsonl").mkdir()
+    one = {"judge": "ada", "query_id": "q0", "document_id": "d0", "grade": 1}
+    found = httpx.post(f"{url}/v1/judging", json=one)
+    assert (found.status_code, found.json()["message"]) == (503, "pool cannot be read or written (Is a directory)")
+    (pool / "judgments.jsonl").rmdir()
+    (pool / "judgments.jsonl").write_text("nonsense\n", encoding="utf-8")
+    found = httpx.get(f"{url}/v1/judging")
+    assert (found.status_code, "judgments.jsonl:1: not a judgment" in found.json()["message"]) == (400, True)
+    (pool / "pool.jsonl").unlink()
+    assert "no pool to judge" in httpx.get(f"{url}/v1/judging").json()["message"]
+
+
 def test_another_site_s_page_cannot_judge(url: str, pool: Path) -> None:
     body = json.dumps({"judge": "mallory", "query_id": "q0", "document_id": "d0", "grade": 3})
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):  # what needs no preflight
@@ -316,6 +329,14 @@ def test_a_report_is_given_as_it_is_and_a_page_runs_apart(url: str, reports: Pat
     assert "allow-same-origin" not in policy
     for name in ("", "notes.txt", "../pool/pool.jsonl", "pool.jsonl", str(reports / "audit.json"), "./audit.json"):
         assert httpx.get(f"{url}/v1/report", params={"name": name}).status_code == 404
+
+
+def test_a_file_too_large_is_named_and_not_read(url: str, reports: Path) -> None:
+    with (reports / "large.json").open("wb") as file:
+        file.truncate(64_000_001)  # a hole: no disk is used
+    (one,) = [one for one in httpx.get(f"{url}/v1/reports").json()["data"] if one["name"] == "large.json"]
+    assert (one["kind"], one["why"]) == ("unknown", "more than 64,000,000 bytes")
+    assert httpx.get(f"{url}/v1/report", params={"name": "large.json"}).status_code == 404
 
 
 def test_a_folder_of_reports_that_is_gone_is_said(model: CrossEncoder, tmp_path: Path) -> None:

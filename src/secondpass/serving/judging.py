@@ -145,3 +145,5 @@ async def _of_store(server: Server, work: Callable[[Judgments], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(server.threads, lambda: work(store()))
     except InputError as error:
         raise Failure(400, str(error)) from error
+    except OSError as error:
+        raise Failure(503, f"{folder.name} cannot be read or written ({error.strerror})", "Unhealthy") from error

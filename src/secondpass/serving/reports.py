@@ -6,9 +6,10 @@ Knows: how a verdict and a leaderboard are told apart, what of them a list shows
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from secondpass.serving.workbench import REPORT_POLICY
 
 __all__ = ["report", "reports"]
 
+_T = TypeVar("_T")
 _MOST = 500  # files of a list, the newest ones
 _LARGEST = 64_000_000  # bytes of a file that is read
 _AUDIT = ("decision", "names", "metric", "queries", "difference", "interval")
@@ -28,19 +30,19 @@ _BOARD = ("metric", "depth", "queries")
 async def reports(server: Server, path: str, asker: Asker) -> Response:
     """The reports of the folder, the newest first, each with what it says in short."""
     folder = _folder(server)
-    found = await asyncio.get_running_loop().run_in_executor(server.threads, partial(_listed, folder))
-    return told({"object": "list", "folder": folder.name, "data": found})
+    return told({"object": "list", "folder": folder.name, "data": await _read(server, partial(_listed, folder))})
 
 
 async def report(server: Server, path: str, asker: Asker) -> Response:
     """One of them: the JSON, or the page, which runs apart from everything else."""
     folder, name = _folder(server), asker.request.query_params.get("name", "")
-    one = {file.name: file for file in _files(folder)}.get(name)  # a name of the list, and nothing else, is opened
+    # a name of the list, and nothing else, is opened
+    one = await _read(server, lambda: {file.name: file for file in _files(folder)}.get(name))
     if one is None:
         raise Failure(404, f"no report {name!r} in {folder.name}")
-    if one.stat().st_size > _LARGEST:
+    content = await _read(server, partial(_content, one))
+    if content is None:
         raise Failure(404, f"{name} has more than {_LARGEST:,} bytes")
-    content = await asyncio.get_running_loop().run_in_executor(server.threads, one.read_bytes)
     if one.suffix == ".json":
         return Response(content, media_type="application/json")
     headers = {"Content-Security-Policy": REPORT_POLICY, "X-Content-Type-Options": "nosniff"}
@@ -56,6 +58,14 @@ def _folder(server: Server) -> Path:
     return folder
 
 
+async def _read(server: Server, work: Callable[[], _T]) -> _T:
+    """`work`, in a thread, since it waits for the disk. Raises Failure, 503, where that cannot be read."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(server.threads, work)
+    except OSError as error:
+        raise Failure(503, f"the reports cannot be read ({error.strerror})", "Unhealthy") from error
+
+
 def _files(folder: Path) -> list[Path]:
     """The newest first."""
     found = [one for one in folder.iterdir() if one.suffix in (".json", ".html") and one.is_file()]
@@ -69,14 +79,20 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _content(file: Path) -> bytes | None:
+    """None where there is too much of it."""
+    return file.read_bytes() if file.stat().st_size <= _LARGEST else None
+
+
 def _said(file: Path) -> dict[str, Any]:
     """What kind of file it is, and of those that we know the main things."""
     if file.suffix == ".html":
         return {"kind": "page"}
-    if file.stat().st_size > _LARGEST:
+    content = _content(file)
+    if content is None:
         return {"kind": "unknown", "why": f"more than {_LARGEST:,} bytes"}
     try:
-        found = msgspec.json.decode(file.read_bytes())
+        found = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return {"kind": "unknown", "why": f"not JSON ({error})"}
     if isinstance(found, dict) and found.get("schema") == 1:

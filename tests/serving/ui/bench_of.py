@@ -20,7 +20,7 @@ from secondpass.serving.server import Server, Workbench
 from secondpass.serving.watching import Watching
 from secondpass.types import Document
 
-HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script> list 🐍 </textarea>\'"&amp;'
+HOSTILE = "🐍 list <img src=x onerror='window.hurt=1'><script>window.hurt=1</script> </textarea>'\"&amp;"
 WORDS = ["river", "bank", "list", "sort", "file", "date", "string", "snake", "query", "document"]
 DOCUMENTS = [
     Document(f"d{i}", f"the list of {WORDS[i % 10]} and {WORDS[(3 * i + 1) % 10]} in python, number {i}", f"List {i}")

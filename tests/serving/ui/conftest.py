@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which .ci/run installs")
-
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, headless; never one that playwright would download."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which .ci/run installs")
     found = shutil.which("chromium")
     if found is None:
         pytest.skip("needs chromium, which .ci/run installs")

@@ -127,7 +127,8 @@ def test_what_the_server_is_set_to_is_what_the_page_begins_with(page: Any, one: 
 
 def test_the_latest_answer_wins(page: Any, url: str) -> None:
     page.goto(f"{url}/ui/")
-    held = threading.Event()
+    held, ended = threading.Event(), list[str]()
+    page.on("requestfailed", lambda request: ended.append(json.loads(request.post_data)["query"]))
 
     def slow(route: Any) -> None:
         body = json.loads(route.request.post_data)
@@ -147,6 +148,7 @@ def test_the_latest_answer_wins(page: Any, url: str) -> None:
     page.wait_for_timeout(900)
     shown = page.locator(".after .row").all_text_contents()
     assert held.is_set()
+    assert ended == ["river"]  # the server need not go on with it
     assert all("snake" in row or "<img" in row for row in shown)
 
 
@@ -214,6 +216,17 @@ def documents() -> Any:
     from serving.ui.bench_of import DOCUMENTS
 
     return DOCUMENTS
+
+
+def test_a_result_of_the_first_stage_is_explained_too(page: Any, url: str) -> None:
+    page.goto(url + SEARCH)
+    page.wait_for_selector(".after .row")
+    row = page.locator(".before .row").nth(3)
+    name = row.locator("b").text_content()
+    row.click()
+    page.wait_for_selector("dialog .heat")
+    assert page.locator("#explained-title").text_content() == name
+    assert ", before 4" in page.locator("dialog.sheet .facts").first.text_content()
 
 
 def test_keys_go_through_the_results(page: Any, url: str) -> None:
@@ -373,7 +386,6 @@ def test_documents_are_judged_with_keys_into_the_audit_s_store(page: Any, url: s
         )
 
     here(0)
-    page.route("**/v1/judging/query*", lambda route: (page.wait_for_timeout(300), route.continue_()))
     store = Judgments.open(bench.pool)
     order = store.pool.pairs
     page.keyboard.press("9")  # no such grade
@@ -395,7 +407,7 @@ def test_documents_are_judged_with_keys_into_the_audit_s_store(page: Any, url: s
     page.keyboard.press("m")
     page.fill("dialog textarea", HOSTILE)
     page.get_by_role("button", name="Keep").click()
-    page.wait_for_function("() => document.querySelector('main').textContent.includes('Note: <img')")
+    page.wait_for_function("() => document.querySelector('main').textContent.includes('Note: 🐍 list <img')")
     assert harmless(page)
     page.reload()
     here(2)  # it goes on where it stopped
@@ -406,6 +418,24 @@ def test_documents_are_judged_with_keys_into_the_audit_s_store(page: Any, url: s
     assert len(Judgments.open(bench.pool).of_judge("ada")) == 4
     page.keyboard.press("u")
     here(3)
+
+
+def test_what_is_not_shown_yet_is_not_graded(page: Any, url: str, bench: Workbench) -> None:
+    assert bench.pool is not None
+    second = Judgments.open(bench.pool).pool.queries[1].query_id
+    held: list[Any] = []
+    page.route(f"**/v1/judging/query*query_id={second}", lambda route: held.append(route))
+    page.goto(f"{url}/ui/#/judge?judge=ada")
+    page.wait_for_function("() => document.querySelector('.kicker')?.textContent.includes('0 of 4')")
+    for key in ("n", "n", "3"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    held[0].continue_()
+    page.wait_for_function("() => document.querySelector('.kicker').textContent.includes('query 2 of 2, document 1')")
+    assert Judgments.open(bench.pool).of_judge("ada") == {}
+    page.keyboard.press("3")
+    page.wait_for_function("() => document.querySelector('.kicker').textContent.includes('1 of 4')")
+    assert list(Judgments.open(bench.pool).of_judge("ada").values()) == [3]
 
 
 # audits and comparisons
