@@ -19,13 +19,13 @@ const WAIT = 180; // milliseconds after the last change
 const LINK = 4000; // characters of pasted documents that still go into a link
 const PASTED = "secondpass-pasted";
 const EXAMPLE = {
-  query: "when do the bees leave the hive",
+  query: "how warm is it inside a beehive",
   texts: [
-    "The hive stands at the edge of the orchard. Its roof was painted again last spring, and the bees do not seem to mind the colour.",
-    "Hive of activity: the town market is busiest on Saturday mornings, when growers leave their stands only for coffee.",
-    "On warm days the first foragers fly out shortly after sunrise, as soon as the air has reached about twelve degrees; on cold or wet days the colony stays inside.",
-    "A colony swarms in late spring when it has become too large: the old queen leaves with half of the workers and settles elsewhere.",
-    "Honey is ripe when the cells are capped. Leave enough of it in the hive for the winter.",
+    "The hive stands at the edge of the orchard; on warm days its roof is taken off and painted.",
+    "Beehive was the name of a hairstyle of the sixties, and of the salon in our street.",
+    "It was so warm that the honey ran out of the jars on the market.",
+    "A colony swarms in late spring, when the hive has become too small for it.",
+    "Inside, the bees keep the brood at about thirty-five degrees Celsius, in summer as in winter.",
     "Bees see ultraviolet light, which shows them lines on petals that we cannot see.",
   ],
 };
