@@ -110,6 +110,7 @@ def test_made_of_others(run: Run, beir: Path, tmp_path: Path) -> None:
         build_engine(config, "sqlite")
     done = run("search", "locusts", "--no-rerank", "--config", file)
     assert (done.code, "d19" in done.out) == (0, True)
+    assert "failed (there is no file" in " ".join(done.err.split())
 
 
 def test_secrets_come_from_the_environment_and_are_not_shown(tmp_path: Path) -> None:

@@ -116,6 +116,9 @@ def check_filling(make: Callable[[], Engine]) -> None:
     assert engine.fill([only_metadata, BIRDS[1], only_metadata]) == Filled(replaced=3)  # the last one of an id stays
     (hit,) = [hit for hit in engine.retrieve("mussels in the sea", 10).hits if hit.document.id == "eider"]
     assert hit.document.metadata == {"changed": "again"}
+    engine.fill([Document("blank", "")])  # what says nothing is not found, and finds nothing
+    assert "blank" not in engine.retrieve("nest sea wing", 10).ids
+    assert engine.retrieve("", 10).ids == ()
     stopped = make()
     with pytest.raises(KeyboardInterrupt):
         stopped.fill(_interrupted(BIRDS, 3), batch=2)

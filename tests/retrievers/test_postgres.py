@@ -106,6 +106,8 @@ def test_hostile_names(dsn: str) -> None:
     assert odd.fill(BIRDS) == Filled(added=4)
     assert odd.fill(BIRDS) == Filled(unchanged=4)
     assert odd.retrieve("moss", 1).ids == ("wren",)
+    odd.fill([Document("link", "see example.com/it's for more")])
+    assert odd.retrieve("example.com/it's", 1).ids == ("link",)  # one term, with a quote in it
     for name in ("table", "id", "words"):
         with pytest.raises(InputError, match="no name"):
             Postgres(dsn, **{name: "a\x00b"})  # type: ignore[arg-type]

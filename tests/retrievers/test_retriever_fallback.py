@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,9 +103,11 @@ def test_what_hangs_is_left_alone_and_not_asked_for_ever() -> None:
 def test_a_deadline_leaves_time_for_those_behind() -> None:
     hangs, told = Hangs(), Told()
     cascade = Cascade(Fallback(hangs, told), Stage(OverlapReranker()))
-    found = cascade.search("q", 2, deadline_ms=40)
+    found = cascade.search("q", 2, deadline_ms=200)
     assert len(found) == 2
-    assert "not back after" in found.trace[0].detail["failed"]
+    said = re.search(r"not back after (\d+) ms", found.trace[0].detail["failed"])
+    assert said is not None
+    assert int(said[1]) <= 100  # its half
     (given,) = told.deadlines
     assert given.at is not None
     late = Cascade(Fallback(hangs, GOOD)).search("q", 2, deadline_ms=0)  # no time at all: the last one is asked at once

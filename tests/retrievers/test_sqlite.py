@@ -90,6 +90,14 @@ def test_over_tables_that_people_have(tmp_path: Path) -> None:
     assert len(mine.retrieve("swifts", 3)) == 1
 
 
+def test_words_of_an_earlier_text_find_nothing(make: Callable[[], SQLite]) -> None:
+    engine = make()
+    engine.fill([Document("a", "an albatross at sea"), Document("b", "moss")])
+    engine.fill([Document("a", "a wren in the hedge")])
+    assert engine.retrieve("albatross", 3).ids == ()
+    assert engine.retrieve("hedge", 3).ids == ("a",)
+
+
 def test_several_tables_in_one_file(tmp_path: Path) -> None:
     one, other = SQLite(tmp_path / "x.db", table="one"), SQLite(tmp_path / "x.db", table="other")
     one.fill(BIRDS[:1])

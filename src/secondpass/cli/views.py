@@ -161,6 +161,8 @@ def _step(step: StageTrace) -> str:
         parts.append(f"{step.truncated:,} cut to length")
     if step.skipped:
         parts.append(f"unscored ({step.skipped_because or sum(step.skipped.values())})")
+    elif step.detail.get("failed"):
+        parts.append(f"failed ({step.detail['failed']})")
     if "removed" in step.detail:
         parts.append(f"{len(step.detail['removed']):,} removed")
     if "engine" in step.detail:

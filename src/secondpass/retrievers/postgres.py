@@ -56,9 +56,10 @@ _BY_WORDS = """SELECT key, score, row_number() OVER (ORDER BY score DESC, key) A
     SELECT {id} AS key, ts_rank({words}, asked.query, 1)::float8 AS score FROM {table}, asked
     WHERE {words} @@ asked.query ORDER BY score DESC, key LIMIT {limit}) AS found"""
 
+# by the distance alone within: an approximate index knows no other order
 _BY_VECTORS = """SELECT key, score, row_number() OVER (ORDER BY score DESC, key) AS place FROM (
     SELECT {id} AS key, {score} AS score FROM {table}
-    WHERE {vector} IS NOT NULL ORDER BY {distance}, {id} LIMIT {limit}) AS found WHERE score <> 'NaN'"""
+    WHERE {vector} IS NOT NULL ORDER BY {distance} LIMIT {limit}) AS found WHERE score <> 'NaN'"""
 
 _FUSED = """SELECT coalesce(w.key, v.key) AS key,
         coalesce(%(weight)s::float8 * (1.0::float8 / (%(rrf_k)s::float8 + w.place)), 0)
@@ -156,7 +157,7 @@ class Postgres:
         self._connections.close()
 
     def retrieve(self, query: str, k: int) -> Ranking:
-        """The k best, or all that share a word with the query (`words`) or have a vector (`vectors`); ties by id.
+        """The k best, or all that share a word with the query (`words`) or have a vector (`vectors`). Ties by id.
 
         Raises InputError for a query that is no string, a k below 1, or a table that has not what the mode needs;
         IndexFolderError where a table that was made here has vectors of another encoder; RetrieverError where there is
