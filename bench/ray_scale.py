@@ -125,7 +125,7 @@ def asking(folder: Path, model: str, query: str, texts: Sequence[str], count: in
     took: dict[str, list[float]] = {name: [] for name in ports}
     with (
         started(commands["one server"], ports["one server"]),
-        started([*commands["Ray, 1 replica"], "--ray"], ports["Ray, 1 replica"]),
+        started([*commands["Ray, 1 replica"], "--ray"], ports["Ray, 1 replica"], within=600),
     ):
         for number in range(count + 10):
             for name, port in ports.items():

@@ -87,12 +87,12 @@ def asks(requests: Sequence[tuple[str, list[str]]], deadline_ms: float | None) -
 
 
 @contextmanager
-def started(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process, once it answers."""
+def started(command: Sequence[str], port: int, within: float = 120) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process, once it answers; seconds for that, and for its end."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + within
             while asyncio.run(sent(port, "GET", "/ready", b""))[0] != 200:
                 if process.poll() is not None or time.monotonic() > until:
                     said.seek(0)
@@ -101,7 +101,7 @@ def started(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[byte
             yield process
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(within)
 
 
 def free_port() -> int:
