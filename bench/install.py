@@ -141,7 +141,8 @@ def main() -> None:
     run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(options.work), str(ROOT)])
     wheel = max(options.work.glob("secondpass-*.whl"), key=lambda path: path.stat().st_mtime)
     empty = weight(environment(options.work / "empty", ()))
-    pythons, rows = {}, []
+    pythons: dict[str, Path] = {}
+    rows: list[dict[str, Any]] = []
     for name, (package, _) in track(LIBRARIES.items(), "installing"):
         torch = [[options.torch]] if name == "sentence-transformers" else []
         what = str(wheel) if name == "secondpass" else package

@@ -42,20 +42,20 @@ def measure(collection: Collection, depth: int, models: dict[str, CrossEncoder],
         scores = {}
         for profile, model in models.items():
             begun = time.process_time()
-            found = model.rerank(pool)
+            ranking = model.rerank(pool)
             seconds[profile] += time.process_time() - begun
-            runs[profile][query_id] = run_of(found)
-            scores[profile] = {hit.document.id: hit.score for hit in found.hits if hit.score is not None}
+            runs[profile][query_id] = run_of(ranking)
+            scores[profile] = {hit.document.id: hit.score for hit in ranking.hits if hit.score is not None}
         for profile, own in scores.items():
             away[profile] += [abs(value - scores["exact"][one]) for one, value in own.items()]
     row: dict[str, Any] = {"collection": collection.name, "queries": len(collection.queries)}
     for profile in models:
         means = evaluate(runs[profile], collection.qrels, "ndcg@10")
-        one = {"ndcg@10": round(statistics.fmean(means.values()), 4)}
+        one: dict[str, Any] = {"ndcg@10": round(statistics.fmean(means.values()), 4)}
         if profile != "exact":
             found = audit(runs["exact"], runs[profile], collection.qrels, depth=depth, names=("fp32", profile))
             moved = sum(
-                [one for one, _ in run[:10]] != [one for one, _ in runs["exact"][query_id][:10]]
+                [name for name, _ in run[:10]] != [name for name, _ in runs["exact"][query_id][:10]]
                 for query_id, run in runs[profile].items()
             )
             one |= {

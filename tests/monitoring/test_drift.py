@@ -183,8 +183,8 @@ def test_evidence_is_a_mean_of_means_so_that_segments_and_signals_add_no_false_a
     columns: dict[str, Sequence[float | None]] = {name: list(rng.normal(size=400)) for name in ("score_top", "words")}
     watch = Watch(profile(columns, caller=[f"caller {i % 3}" for i in range(400)]), every=10**9)
     for i in range(12 * WINDOW):
-        moved = {"score_top": float(rng.normal(1.0 + i % 3)), "words": float(rng.normal())}
-        watch.add(request(i, segments={"caller": f"caller {i % 3}"}, **moved))
+        score, words = float(rng.normal(1.0 + i % 3)), float(rng.normal())
+        watch.add(request(i, segments={"caller": f"caller {i % 3}"}, score_top=score, words=words))
     by_segment: dict[str, list[float]] = {}
     for evidence, one in watch.signals():
         by_segment.setdefault(one.segment, []).append(evidence)
