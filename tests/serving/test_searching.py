@@ -19,7 +19,7 @@ from secondpass.selection.token_budget import TokenBudget
 from secondpass.serving.models import Served
 from secondpass.serving.server import Server
 from secondpass.serving.shadow import Shadow
-from secondpass.types import Document, as_ranking
+from secondpass.types import NEVER, Deadline, Document, Ranking, as_ranking
 from serving.running import running, served
 from serving.test_server import ASK, QUERY, TEXTS, eventually
 
@@ -54,6 +54,24 @@ def test_a_search_is_what_the_cascade_finds(url: str, cascade: Cascade) -> None:
     assert [step["scored"] for step in found["trace"]][1:] == [2]  # the depth of the stage
     without = httpx.post(f"{url}/v1/search", json={"query": QUERY, "return_documents": False}).json()
     assert "text" not in without["results"][0]
+
+
+def test_the_deadline_is_the_first_stage_s_too(model: CrossEncoder, cascade: Cascade) -> None:
+    """A first stage that takes a deadline gets what is left of the request's, and none where there is none."""
+    left: list[float] = []
+
+    class Watched:
+        def retrieve(self, query: str, k: int, *, deadline: Deadline = NEVER) -> Ranking:
+            left.append(deadline.remaining())
+            assert cascade.retriever is not None
+            return cascade.retriever.retrieve(query, k)
+
+    with running(served(model, search=Cascade(Watched(), *cascade.stages))) as base:
+        for body in ({"query": QUERY, "deadline_ms": 30_000}, {"query": QUERY}):
+            assert httpx.post(f"{base}/v1/search", json=body).status_code == 200
+    bounded, free = left
+    assert 0.0 < bounded < 30.0
+    assert free == float("inf")
 
 
 @pytest.mark.parametrize("body", ["{", '{"query": ""}', '{"query": "a", "top_k": 0}', '{"query": 1}', "[]"])

@@ -27,7 +27,7 @@ from secondpass.serving.telemetry import RequestSpan
 from secondpass.serving.wire import failure
 from secondpass.types import Caller, Deadline
 
-__all__ = ["Asker", "Failure", "admitted", "allow", "body_of", "failed", "patience_of", "told"]
+__all__ = ["Asker", "Failure", "admitted", "allow", "body_of", "deadline_of", "failed", "patience_of", "told"]
 
 DEADLINE = "x-deadline-ms"
 READ_TIMEOUT = "x-stainless-read-timeout"  # what some SDKs send of their own: seconds they will wait
@@ -136,6 +136,12 @@ def patience_of(server: Server, request: Request, deadline_ms: float | None) -> 
     return min(wanted, default=math.inf)
 
 
+def deadline_of(asker: Asker, patience: float, caller: Caller | None = None) -> Deadline:
+    """When work has to end for an answer after `patience` seconds, counted from when the request came."""
+    until = None if patience == math.inf else asker.began + patience - min(_WRITING, 0.1 * patience)
+    return Deadline(until, time.perf_counter, caller)
+
+
 async def admitted(server: Server, asker: Asker, size: float, patience: float, work: Callable[[Deadline], _T]) -> _T:
     """`work`, in a thread, if there is room for its `size` in seconds; nothing more is begun once the client has left.
 
@@ -145,10 +151,9 @@ async def admitted(server: Server, asker: Asker, size: float, patience: float, w
     if isinstance(entry, Refused):
         raise _later(f"{entry.ahead:.1f} seconds of work are ahead", entry.after, Refusal.BACKLOG)
     caller = Caller(asker.key.caller, asker.key.weight)
-    until = None if patience == math.inf else asker.began + patience - min(_WRITING, 0.1 * patience)
     try:
         loop = asyncio.get_running_loop()
-        work_done = loop.run_in_executor(server.threads, partial(work, Deadline(until, time.perf_counter, caller)))
+        work_done = loop.run_in_executor(server.threads, partial(work, deadline_of(asker, patience, caller)))
         gone = asyncio.create_task(_left(asker.request))
         first: list[asyncio.Future[Any]] = [work_done, gone]
         try:

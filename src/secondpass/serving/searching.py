@@ -17,7 +17,7 @@ from starlette.responses import Response
 from secondpass.cascade import Cascade
 from secondpass.errors import InputError
 from secondpass.monitoring.request_log import Clicked as Outcome
-from secondpass.serving.asking import Asker, Failure, admitted, body_of, patience_of, told
+from secondpass.serving.asking import Asker, Failure, admitted, body_of, deadline_of, patience_of, told
 from secondpass.serving.models import Served
 from secondpass.serving.recording import Answered, keep
 from secondpass.serving.reranking import check_exits, check_query, opened, timing
@@ -114,7 +114,8 @@ async def search(server: Server, path: str, asker: Asker) -> Response:
     except InputError as error:
         raise Failure(400, str(error)) from error
     reading = time.perf_counter() - asker.began
-    retrieve = partial(cascade.first_stage, wanted.query, wanted.top_k)
+    until = deadline_of(asker, patience)
+    retrieve = partial(cascade.first_stage, wanted.query, wanted.top_k, deadline=until)
     found = replace(await opened(server, retrieve, at_once=False), query_id=asker.id)
     models = [(served, stage.depth) for stage in cascade.stages if (served := _served(stage.reranker)) is not None]
 
