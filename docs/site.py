@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FRONT = "README.md"
+RETRIEVERS = ("index", "bm25", "dense", "hybrid", "fallback", "sqlite", "postgres", "qdrant", "lucene")
 REFERENCE = {  # page: modules, whose public names it shows
     "api": ("api",),
     "types": ("types",),
@@ -23,12 +24,16 @@ REFERENCE = {  # page: modules, whose public names it shows
     "rerankers": tuple(
         f"rerankers.{name}" for name in ("cross_encoder", "hosted", "listwise", "ltr", "fallback", "fused", "shadow")
     ),
-    "retrievers": tuple(f"retrievers.{name}" for name in ("index", "bm25", "dense", "hybrid")),
+    "retrievers": tuple(f"retrievers.{name}" for name in RETRIEVERS),
     "selection": tuple(
         f"selection.{name}" for name in ("token_budget", "threshold", "near_duplicates", "mmr", "parents")
     ),
     "evaluation": tuple(
         f"evaluation.{name}" for name in ("audit", "verdict", "metrics", "significance", "collections")
+    ),
+    "integrations": tuple(
+        f"integrations.{name}"
+        for name in ("langchain", "llama_index", "haystack", "pyterrier", "pandas", "sentence_transformers")
     ),
     "testing": ("testing",),
     "errors": ("errors",),
@@ -64,8 +69,12 @@ def pointed(text: str, path: str, there: set[str]) -> str:
             return f"{words} (`{meant}`)"
         return f"{picture}[{words}]({posixpath.relpath(page(meant), here or '.')}{anchor or ''})"
 
+    def code(block: str) -> str:
+        """Without what only the tests read, the extra that it needs: more than a language opens no block in a site."""
+        return re.sub(r"^```(\w+) .*$", r"```\1", block, count=1, flags=re.M)
+
     pieces = FENCE.split(text)
-    return "".join(piece if piece.startswith("```") else LINK.sub(one, piece) for piece in pieces)
+    return "".join(code(piece) if piece.startswith("```") else LINK.sub(one, piece) for piece in pieces)
 
 
 def assemble(folder: Path) -> None:

@@ -50,6 +50,10 @@ def test_the_site_builds_without_a_warning(assembled: Path) -> None:
     page = (assembled / "site" / "reference" / "types" / "index.html").read_text(encoding="utf-8")
     assert "Position is the order of a ranking" in page
     assert "googleapis" not in page
+    for source in (ROOT / "docs").glob("*.md"):  # a block that does not open swallows what follows
+        html = (assembled / "site" / source.stem / "index.html").read_text(encoding="utf-8")
+        text = re.sub(r"^```.*?^```", "", source.read_text(encoding="utf-8"), flags=re.S | re.M)
+        assert html.count("<h2 ") == len(re.findall(r"^## ", text, flags=re.M)), source.name
 
 
 def test_the_tutorial_runs(tmp_path: Path) -> None:
