@@ -77,8 +77,8 @@ def interval(verdict: Verdict) -> str:
 <circle class="mean" cx="{x(verdict.difference)}" cy="51" r="9"/>
 <text x="{x(low) - 12:.2f}" y="57" text-anchor="end">{signed(low)}</text>
 <text x="{x(high) + 12:.2f}" y="57" text-anchor="start">{signed(high)}</text>
-<text x="{x(0.0) + 4:.2f}" y="112" text-anchor="end">0</text>
-<text x="{x(delta) - 4:.2f}" y="112" text-anchor="start">{delta:g} matters</text>
+<text x="{x(0.0) - 4:.2f}" y="112" text-anchor="end">0</text>
+<text x="{x(delta) + 4:.2f}" y="112" text-anchor="start">{delta:g} matters</text>
 </svg>
 </figure>"""
 
