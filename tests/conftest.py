@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import socket
 from collections.abc import Generator
@@ -25,6 +26,14 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             real(self, address)
 
         monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(autouse=True)
+def _same_locale() -> Generator[None, Any, Any]:
+    """A native library that sets the whole process to the locale "C" does so for its own test only."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -47,7 +47,7 @@ def test_the_loop_ends_with_a_promoted_model_and_the_old_one_again(place: Path) 
         "OMP_NUM_THREADS": "1",  # torch's threads spin where others are at work, too
     }
     done = subprocess.run(
-        ["bash", str(EXAMPLE / "loop.sh")], cwd=place, env=environment, capture_output=True, text=True
+        ["bash", str(EXAMPLE / "loop.sh")], cwd=place, env=environment, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hold 100.0% of the relevant documents" in done.stdout

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def assembled(tmp_path: Path) -> Path:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "site.py"), str(tmp_path / "site")], capture_output=True, text=True
+        [sys.executable, str(ROOT / "docs" / "site.py"), str(tmp_path / "site")], capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     return tmp_path / "site"
@@ -44,7 +44,7 @@ def test_the_site_builds_without_a_warning(assembled: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", settings],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     page = (assembled / "site" / "reference" / "types" / "index.html").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
             cwd=tmp_path,
             env={**os.environ, "PATH": path, "COLUMNS": "100"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         assert done.returncode == 0, f"{block}\n{done.stderr}"
         said.append(done.stdout)

@@ -233,6 +233,7 @@ def test_replicas_answer_as_one_server_and_drain(
         port = free.getsockname()[1]
     settings.write_text(settings.read_text() + f"replicas = [2, 2]\n[serve]\nport = {port}\ndrain = {int(LONG)}\n")
     monkeypatch.setenv("SECONDPASS_API_KEYS", "one,two")
+    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL", raising=False)  # a job of another test has set it, and Ray tells so
     command = [sys.executable, "-W", "ignore", "-m", "secondpass", "serve", "--ray", "--config", "secondpass.toml"]
     server = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

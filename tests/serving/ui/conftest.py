@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, headless; never one that playwright would download."""
+    """Debian's Chromium, headless; never one that playwright would download.
+
+    No longer than a module: an event loop runs in this thread as long as playwright does.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which .ci/run installs")
     found = shutil.which("chromium")
     if found is None:
