@@ -45,6 +45,13 @@ class Postgres:
         if os.geteuid() == 0:
             self.who = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(self.folder, "nobody", "nogroup")
+            try:
+                self.run("initdb", "--version")
+            except PermissionError:  # it lies in a folder of ours alone, with its libraries beside it
+                package = bin.parents[1]
+                for one in (package, package.with_name(f"{package.name}.libs")):
+                    shutil.copytree(one, self.folder / one.name, symlinks=True)
+                self.bin = self.folder / bin.relative_to(package.parent)
         make = ["initdb", "-D", "data", "-U", "log", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         self.run(*make)
         self.start()
