@@ -9,11 +9,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Postgres", "programs", "programs_with_vectors"]
+import pytest
+
+__all__ = ["Postgres", "programs", "programs_with_vectors", "running"]
 
 PATIENCE = 60.0  # seconds; a busy machine is no failure of what is tested
 
@@ -95,3 +98,13 @@ class Postgres:
         """The URL of one with nothing in it."""
         self.execute("postgres", "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
         return f"postgresql://log@/postgres?host={self.folder}"
+
+
+def running(bin: Path | None, what: str) -> Iterator[Postgres]:
+    """For a fixture: a server as long as it is wanted. Without its programs the test skips, and says `what` it needs."""
+    if bin is None:
+        pytest.skip(f"needs {what}")
+    server = Postgres(bin)
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from postgres_server import Postgres, programs_with_vectors
+from postgres_server import Postgres, programs_with_vectors, running
 from scripted_chat import Service, answers, prompt
 from secondpass.selection.token_budget import counter
 
@@ -23,13 +23,7 @@ pytest.importorskip("psycopg", reason="needs the extra 'postgres' (psycopg)")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    bin = programs_with_vectors()
-    if bin is None:
-        pytest.skip("needs a PostgreSQL server with pgvector (pip install pgserver)")
-    server = Postgres(bin)
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    yield from running(programs_with_vectors(), "a PostgreSQL server with pgvector (pip install pgserver)")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,7 @@ from shop import Customer, customers, items
 
 from secondpass import BM25, CrossEncoder, Document, Hit, Ranking
 from secondpass.evaluation.audit import audit
-from secondpass.evaluation.leaderboard import leaderboard
+from secondpass.evaluation.leaderboard import Leaderboard, leaderboard
 from secondpass.evaluation.report import terminal
 from secondpass.evaluation.systems import System
 from secondpass.evaluation.trec import write_run
@@ -69,10 +69,23 @@ def ranked(name: str, reranker: Reranker | None, pools: Sequence[Ranking]) -> Sy
     return System(name, run, seconds)
 
 
+def lines(board: Leaderboard) -> Iterator[str]:
+    """The systems of a leaderboard, one a line."""
+    for row in board.rows:
+        low, high = row.interval
+        p50 = f"{row.latency.p50_ms:.1f} ms" if row.latency else ""
+        yield f"{row.rank}. {row.name:<18} {board.metric} {row.mean:.3f} [{low:.3f}, {high:.3f}]  {p50}"
+
+
+def file_name(system: str) -> str:
+    """A system's name as part of a path."""
+    return system.replace(", ", "-").replace(" ", "-")
+
+
 def main() -> None:
     """Make the shop, learn, rank, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("shop"), help="where model, runs and judgments go")
+    parser.add_argument("--out", type=Path, default=Path("recommendation"), help="where model, runs and judgments go")
     parser.add_argument("--customers", type=int, default=300)
     parser.add_argument("--depth", type=int, default=30, help="items that the cross-encoder sees")
     parser.add_argument("--seed", type=int, default=7)
@@ -112,15 +125,11 @@ def main() -> None:
         "\nWhat the trees go by:", ", ".join(f"{name} {share:.0%}" for name, share in list(lineage["gain"].items())[:5])
     )
     board = leaderboard(systems, judged, depth=WIDE)
-    for row in board.rows:
-        low, high = row.interval
-        p50 = f"{row.latency.p50_ms:.1f} ms" if row.latency else ""
-        say(f"{row.rank}. {row.name:<18} {board.metric} {row.mean:.3f} [{low:.3f}, {high:.3f}]  {p50}")
+    for line in lines(board):
+        say(line)
 
     for system in systems:
-        with (options.out / f"{system.name.replace(', ', '-').replace(' ', '-')}.trec").open(
-            "w", encoding="utf-8"
-        ) as out:
+        with (options.out / f"{file_name(system.name)}.trec").open("w", encoding="utf-8") as out:
             write_run(system.run, out)
     with (options.out / "test.tsv").open("w", encoding="utf-8") as out:
         out.write("query-id\tcorpus-id\tscore\n")

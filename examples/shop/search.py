@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from recommend import ranked
+from recommend import file_name, lines, ranked
 from rich.console import Console
 from shop import KINDS, PRICES, STYLES, items
 
@@ -110,14 +110,14 @@ def main() -> None:
     pools, qrels = [], {}
     for number, (text, kind, style) in enumerate(asked(options.seed)):
         pools.append(replace(stage.retrieve(text, CANDIDATES), query_id=f"q{number}"))
-        qrels[f"q{number}"] = {item.id: grade(item, kind, style) for item in shop if grade(item, kind, style)}
+        qrels[f"q{number}"] = {item.id: found for item in shop if (found := grade(item, kind, style))}
     half = len(pools) // 2
     logged, tested = pools[:half], pools[half:]
     log = options.out / "sessions.jsonl"
     write_log(logged, qrels, options.sessions, log, options.seed)
 
-    with log.open("rb") as lines:
-        made = gather(read_sessions(lines, log), depth=SHOWN)
+    with log.open("rb") as written:
+        made = gather(read_sessions(written, log), depth=SHOWN)
     bias = measure(made, "harvested", repeats=50)
     say("How often a place is looked at, found and true:")
     say("  ".join(f"{found:.2f}/{true:.2f}" for found, true in zip(bias.alpha, LOOKED, strict=True)))
@@ -131,27 +131,25 @@ def main() -> None:
     boosting = boosting_of({"num_leaves": 7, "num_threads": 1})
     trees = {}
     for name, gains in labels.items():
-        folder = options.out / name.replace(", ", "-").replace(" ", "-")
+        folder = options.out / file_name(name)
         grades = as_grades(made, gains)
         lineage = train_on_rankings(logged, grades, features, folder, boosting=boosting, source="clicks")
         trees[name] = LearnedToRank(folder)
         used = [f"{feature} {share:.0%}" for feature, share in list(lineage["gain"].items())[:4]]
         say(f"What {name} go by:", ", ".join(used))
 
-    best = trees["trees, debiased"]
+    best, texts = trees["trees, debiased"], CrossEncoder()
     chosen = [best.rerank(pool).top(options.depth) for pool in tested]
     systems = [
         ranked("bm25", None, tested),
         *(ranked(name, one, tested) for name, one in trees.items()),
-        ranked("cross-encoder", CrossEncoder(), [pool.top(options.depth) for pool in tested]),
-        ranked("trees, then both", Fused(best, CrossEncoder(), weights=[2, 1]), chosen),
+        ranked("cross-encoder", texts, [pool.top(options.depth) for pool in tested]),
+        ranked("trees, then both", Fused(best, texts, weights=[2, 1]), chosen),
     ]
     board = leaderboard(systems, {pool.query_id: qrels[pool.query_id] for pool in tested}, depth=CANDIDATES)
     say(f"\nBy judgments, on {len(tested)} queries that are in no log:")
-    for row in board.rows:
-        low, high = row.interval
-        p50 = f"{row.latency.p50_ms:.1f} ms" if row.latency else ""
-        say(f"{row.rank}. {row.name:<18} {board.metric} {row.mean:.3f} [{low:.3f}, {high:.3f}]  {p50}")
+    for line in lines(board):
+        say(line)
     say(f"\nThe log is {log}; the same from the command line: secondpass clicks {log}")
 
 

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from postgres_server import Postgres, programs
+from postgres_server import Postgres, programs, running
 from secondpass.errors import InputError, LogUnreachableError, MissingExtraError
 from secondpass.monitoring import log_store
 from secondpass.monitoring.request_log import Click, Clicked, Counts, Logged, RequestLog, Shown, document_digest
@@ -47,13 +47,7 @@ def request(name: str = "r", at: float = 1e9, shown: int = 2, **more: Any) -> Lo
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="needs the extra 'postgres' (psycopg)")
-    bin = programs()
-    if bin is None:
-        pytest.skip("needs a PostgreSQL server: initdb and postgres (apt-get install postgresql)")
-    server = Postgres(bin)
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    yield from running(programs(), "a PostgreSQL server: initdb and postgres (apt-get install postgresql)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

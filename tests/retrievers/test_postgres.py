@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postgres_server import Postgres as Server
-from postgres_server import programs, programs_with_vectors
+from postgres_server import programs, programs_with_vectors, running
 from relay import Relay
 from secondpass.embedding import open_encoder
 from secondpass.errors import IndexFolderError, InputError, RetrieverError
@@ -26,15 +25,6 @@ from secondpass.types import Document
 psycopg = pytest.importorskip("psycopg", reason="needs the extra 'postgres' (psycopg)")
 ENCODER = open_encoder()
 WORDS = ["red", "green", "blue", "fox", "hen", "dog", "sky", "sea"]
-
-
-def running(bin: Any, what: str) -> Iterator[Server]:
-    if bin is None:
-        pytest.skip(f"needs {what}")
-    server = Server(bin)
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
