@@ -101,7 +101,7 @@ class Postgres:
 
 
 def running(bin: Path | None, what: str) -> Iterator[Postgres]:
-    """For a fixture: a server as long as it is wanted. Without its programs the test skips, and says `what` it needs."""
+    """For a fixture: a server as long as it is wanted. Without its programs the test skips and says what it needs."""
     if bin is None:
         pytest.skip(f"needs {what}")
     server = Postgres(bin)

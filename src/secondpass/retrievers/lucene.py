@@ -29,7 +29,7 @@ from secondpass.fusion import reciprocal_rank
 from secondpass.retrievers.dense import Vectors
 from secondpass.retrievers.filling import Filled, Vector, fill
 from secondpass.retrievers.ranked import check_question
-from secondpass.retrievers.rows import DIGEST, REST, Found, Row, host_of, plain, ranking_of
+from secondpass.retrievers.rows import DIGEST, REST, Found, Row, at, host_of, plain, ranking_of
 from secondpass.types import Document, Ranking
 
 __all__ = ["Elasticsearch", "Mode", "OpenSearch"]
@@ -226,10 +226,10 @@ class _Lucene(ABC):
         source = hit.get("_source", {})
         if ours:
             return Found(hit["_id"], source["title"], source["text"], source[REST], {}, hit["_score"])
-        id = hit["_id"] if self._id is None else _at(source, self._id)
-        title = None if self._title is None else _at(source, self._title)
-        metadata = {name: _at(source, name) for name in self.metadata}
-        return Found(id, title, _at(source, self._text), None, metadata, hit["_score"])
+        id = hit["_id"] if self._id is None else at(source, self._id)
+        title = None if self._title is None else at(source, self._title)
+        metadata = {name: at(source, name) for name in self.metadata}
+        return Found(id, title, at(source, self._text), None, metadata, hit["_score"])
 
     def _kept(self, client: Any) -> dict[str, Any] | None:
         """What was kept with an index that was made here; None for people's own."""
@@ -353,15 +353,6 @@ def _login(connection: Mapping[str, Any], known: Sequence[str], login: str) -> d
     if (user is None) != (password is None):
         raise InputError("user and password go together; give both or none")
     return given if user is None else {**given, login: (user, password)}
-
-
-def _at(source: Mapping[str, Any], name: str) -> Any:
-    """What is at a field; "a.b" is b inside of a, where there is no field of that name."""
-    if name in source:
-        return source[name]
-    head, _, rest = name.partition(".")
-    inside = source.get(head)
-    return _at(inside, rest) if rest and isinstance(inside, Mapping) else None
 
 
 def _reason(error: Any) -> str:

@@ -27,7 +27,7 @@ from secondpass.extras import require
 from secondpass.retrievers.dense import Vectors
 from secondpass.retrievers.filling import Filled, Vector, fill
 from secondpass.retrievers.ranked import check_question
-from secondpass.retrievers.rows import DIGEST, REST, Found, Row, host_of, ranking_of
+from secondpass.retrievers.rows import DIGEST, REST, Found, Row, at, host_of, ranking_of
 from secondpass.types import Document, Ranking
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class Qdrant:
             )
             for point in answer.points:
                 payload = point.payload or {}
-                id, title, text, rest = (None if key is None else _at(payload, key) for key in keys)
-                metadata = {key: _at(payload, key) for key in self.metadata}
+                id, title, text, rest = (None if key is None else at(payload, key) for key in keys)
+                metadata = {key: at(payload, key) for key in self.metadata}
                 kept = rest if ours else None
                 found.append(
                     Found(point.id if keys[0] is None else id, title, text, kept, metadata, sign * point.score)
@@ -251,12 +251,3 @@ def _is_late(error: Any) -> bool:
 
 def _point(id: str) -> str:
     return str(uuid.uuid5(_POINTS, id))
-
-
-def _at(payload: Mapping[str, Any], key: str) -> Any:
-    """What is at a key; "a.b" is b inside of a, where the payload has no key of that name."""
-    if key in payload:
-        return payload[key]
-    head, _, rest = key.partition(".")
-    inside = payload.get(head)
-    return _at(inside, rest) if rest and isinstance(inside, Mapping) else None

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from secondpass.errors import InputError
 from secondpass.types import Document, Hit, Ranking, StageTrace, Status
 
-__all__ = ["DIGEST", "REST", "Found", "Row", "document_of", "host_of", "plain", "quoted", "ranking_of", "row_of"]
+__all__ = ["DIGEST", "REST", "Found", "Row", "at", "document_of", "host_of", "plain", "quoted", "ranking_of", "row_of"]
 
 REST, DIGEST = "secondpass_rest", "secondpass_digest"
 
@@ -47,6 +47,15 @@ class Found:
     rest: str | None
     metadata: Mapping[str, Any]
     score: float
+
+
+def at(source: Mapping[str, Any], name: str) -> Any:
+    """What is at a field; "a.b" is b inside of a, where there is no field of that name."""
+    if name in source:
+        return source[name]
+    head, _, rest = name.partition(".")
+    inside = source.get(head)
+    return at(inside, rest) if rest and isinstance(inside, Mapping) else None
 
 
 def plain(text: object) -> str:
