@@ -1,6 +1,6 @@
 """How much of the cross-encoder's work a cascade saves, and what that costs in nDCG@10.
 
-    python bench/cascades.py [--data FOLDER] [--work FOLDER] [--most 30] [--only cosqa,scifact] [--record | --replay]
+    python bench/cascades.py [--data FOLDER] [--work FOLDER] [--most 60] [--only cosqa,scifact] [--record | --replay]
 
 The full cross-encoder is secondpass-mini as it ships over BM25's first 100. What stands against it is made of trees
 (learned to rank, over words and a cosine, of documents that were read before), secondpass-nano and secondpass-mini
@@ -74,7 +74,7 @@ ENCODERS = {
 }
 MODELS = (TREES, *ENCODERS)  # as they may follow each other
 FULL = Setting(DEPTH, model=LAST)
-DEV, TEST = 30, 30  # queries of each collection
+DEV, TEST = 30, 60  # queries of each collection
 REACH = {f"mini, {SHORT} tokens": 50}  # candidates that are recorded, where not all: more would take too long
 PIECE = 30  # candidates of the one of two requests that a query's scores are asked for in, so that a line can be fitted
 SHARE = 0.3  # of the full processor time that a choice may take by estimate: a third, less what estimates are off

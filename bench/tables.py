@@ -929,9 +929,18 @@ def extras(result: dict[str, Any]) -> str:
         rows.append(f"| {name} | {needs} | {adds} | {', '.join(row['pythons']) or 'none by wheels alone'} |")
     told = (
         "Beyond the plain package; what two extras share counts for both. Pythons: everything has a wheel there, by "
-        f"pip's resolver on {result['machine']['system']}; the tests ran on {result['machine']['python']}."
+        f"pip's resolver on {result['machine']['system']}."
     )
     return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/install.py`."])
+
+
+def pythons(result: dict[str, Any]) -> str:
+    """Whether the tests pass on other Pythons."""
+    rows = ["| Python | passed | skipped | failed |", "|---" * 4 + "|"]
+    for row in result["rows"]:
+        rows.append(f"| {row['python']} | {row['passed']:,} | {row['skipped']:,} | {row['failed'] + row['error']:,} |")
+    told = f"The whole suite with the extras `{result['extras']}`; skipped is what needs others."
+    return "\n".join([*rows, "", f"{told} {_where(result)}; `bench/pythons.py`."])
 
 
 def scale_model(result: dict[str, Any]) -> str:
@@ -1047,6 +1056,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "finetune": (finetune, RESULTS / "finetune.json"),
     "install": (install, RESULTS / "install.json"),
     "extras": (extras, RESULTS / "install.json"),
+    "pythons": (pythons, RESULTS / "pythons.json"),
     "unlabelled": (unlabelled, RESULTS / "unlabelled.json"),
     "drift": (drift, RESULTS / "drift.json"),
     "interleaving": (interleaving, RESULTS / "interleaving.json"),

@@ -181,7 +181,7 @@ RELEVANT = set(Path("relevant").read_text().split())
 
 class Oracle:
     def rerank(self, ranking, *, deadline=None):
-        time.sleep(0.1 if len(ranking.hits) > 2 else 0.005)  # far from the budget on either side of it
+        time.sleep(0.3 if len(ranking.hits) > 2 else 0.005)  # far from the budget on either side of it
         hits = sorted(ranking.hits, key=lambda hit: hit.document.id not in RELEVANT)
         return replace(ranking, hits=tuple(replace(hit, score=-float(i)) for i, hit in enumerate(hits)))
 """
@@ -206,13 +206,13 @@ def test_too_slow_comes_with_a_depth_that_was_measured(
     (about / "entry_points.txt").write_text("[secondpass.rerankers]\noracle = oracle_of_tests:Oracle\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "secondpass.toml").write_text(
-        '[budget]\ndepths = [1, 2]\np99_ms = 70\n[[stages]]\nreranker = "oracle"\ndepth = 5\n'
+        '[budget]\ndepths = [1, 2]\np99_ms = 200\n[[stages]]\nreranker = "oracle"\ndepth = 5\n'
     )
     data = json.loads(run("audit", "--collection", judged, "--metric", "mrr@5", "--control", "none", "--json").out)
     assert (data["decision"], data["reranked"]) == ("TOO SLOW", 1.0)
     assert data["fits"]["measured"] is True
     assert (data["fits"]["depth"], data["fits"]["difference"]) == (2, data["difference"])
-    assert 5 <= data["fits"]["p99_ms"] <= 70
+    assert 5 <= data["fits"]["p99_ms"] <= 200
     assert "The largest depth that keeps it is 2" in data["reason"]
 
 

@@ -583,7 +583,7 @@ def test_a_redis_that_dies_is_said_and_found_again(server: Server, stores: Any) 
 
 def test_a_redis_that_hangs_costs_one_short_timeout(server: Server, stores: Any) -> None:
     scorer = Slow()
-    cached = Cached(scorer, stores(server.url, timeout_s=0.5, pause_s=30.0), b"key")
+    cached = Cached(scorer, stores(server.url, timeout_s=2.0, pause_s=60.0), b"key")
     expected = cached.score("q", TEXTS).values
     server.process.send_signal(signal.SIGSTOP)
     took = []
@@ -593,8 +593,8 @@ def test_a_redis_that_hangs_costs_one_short_timeout(server: Server, stores: Any)
         took.append(time.perf_counter() - began)
         assert scores.values == expected
         assert scores.trace.detail["cache"]["unreachable"]
-    assert 0.4 < took[0] < 2.5
-    assert max(took[1:]) < 0.4  # left alone after the first
+    assert 1.9 < took[0] < 4.0
+    assert max(took[1:]) < 1.9  # left alone after the first
 
 
 def test_a_deadline_is_not_spent_on_a_redis_that_hangs(server: Server, stores: Any) -> None:

@@ -107,20 +107,25 @@ class Watched:
         self.pool.shutdown()
         self.scorer.close()
 
-    def until(self, batches: int) -> None:
+    def until(self, batches: int, waiting: int = 0) -> None:
+        """So many batches have begun, and so many turns wait: two of each request, a worker's and one more."""
         end = time.monotonic() + 10
-        while len(self.batches) < batches:
+        while len(self.batches) < batches or self._waiting() < waiting:
             assert time.monotonic() < end
             time.sleep(0.001)
+
+    def _waiting(self) -> int:
+        turns = self.scorer._workers()
+        with turns._lock:
+            return sum(len(line.waiting) for line in turns._lines.values())
 
 
 def test_a_short_request_does_not_wait_for_a_long_one_that_came_before(tiny: Path, cache: Path) -> None:
     with Watched(tiny, cache) as watched:
         long = [watched.ask("list", 80) for _ in range(4)]
-        watched.until(1)
-        time.sleep(0.1)  # all of their turns wait
+        watched.until(1, waiting=2 * 4 - 1)
         short = watched.ask("river", 2)
-        time.sleep(0.1)
+        watched.until(1, waiting=2 * 5 - 1)
         watched.gate.set()
         assert all(status == "scored" for status in short.result(30).statuses)
         river = watched.scorer.checkpoint.tokenizer.token_to_id("river")
@@ -135,7 +140,7 @@ def test_many_requests_of_one_caller_do_not_starve_another(tiny: Path, cache: Pa
         crowd = [watched.ask("list", 40, Deadline(caller=Caller("crowd"))) for _ in range(20)]
         watched.until(1)
         one = watched.ask("river", 40, Deadline(caller=Caller("one")))
-        time.sleep(0.2)
+        watched.until(1, waiting=2 * 21 - 1)
         watched.gate.set()
         one.result(30)
         river = watched.scorer.checkpoint.tokenizer.token_to_id("river")
