@@ -15,7 +15,7 @@ import pytest
 from secondpass.errors import ConfigError
 from secondpass.rerankers.cross_encoder import CrossEncoder
 from secondpass.scoring.checkpoint import open_checkpoint
-from secondpass.scoring.probability import CALIBRATION
+from secondpass.scoring.probability import CALIBRATION, read_calibration
 from secondpass.training.curves import METRICS, read_curves
 from secondpass.training.data import Group
 from secondpass.training.export import _evenly, export
@@ -93,6 +93,7 @@ def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:
     assert "license:" not in (out / "README.md").read_text(encoding="utf-8")
     opens_as_fast(out, lineage, tmp_path / "cache")
     says_how_likely(out, lineage, tmp_path / "cache")
+    hands_down_what_it_says(out, lineage, prepared, tmp_path / "child")
     model = CrossEncoder(out, profile="exact", cache_dir=tmp_path / "cache")
     assert model.scorer.max_length == 64
     assert model.scorer.checkpoint.golden
@@ -140,6 +141,19 @@ def test_the_best_state_between_base_and_what_was_learnt_is_exported(tmp_path: P
     fresh = tiny_checkpoint(tmp_path / "fresh", architectures=["BertModel"])
     with pytest.raises(ConfigError, match="needs a parent that ranks"):
         fit(recipe_for(fresh, **training), prepared, tmp_path / "none", say=quiet, progress=quiet)
+
+
+def hands_down_what_it_says(parent: Path, lineage: dict[str, Any], prepared: Prepared, child: Path) -> None:
+    """A model fitted to a few judgments keeps what its parent knows of probabilities and of the first stage."""
+    few, recipe = Prepared(prepared.groups[:4], prepared.dev[:10], prepared.lineage), recipe_for(parent)
+    recipe = msgspec.structs.replace(recipe, training=msgspec.structs.replace(recipe.training, learning_rate=1e-5))
+    told = export(recipe, few, fit(recipe, few, child / "work", say=quiet, progress=quiet), child)["calibration"]
+    assert told["inherited"]["from"] == parent.name
+    assert told["inherited"]["scale"] == pytest.approx(1.0, abs=0.05)
+    assert told["weight"] == pytest.approx(lineage["calibration"]["weight"], rel=0.05)
+    kept = read_calibration(open_checkpoint(child))
+    assert kept is not None
+    assert kept.weight == pytest.approx(told["weight"], abs=1e-4)
 
 
 def says_how_likely(out: Path, lineage: dict[str, Any], cache: Path) -> None:

@@ -13,7 +13,7 @@ from scipy.special import expit
 from secondpass.evaluation.calibration import reliability
 from secondpass.scoring.probability import fit_calibration, standardised
 from secondpass.training.data import Group
-from secondpass.training.probability import calibrated, fused, in_words
+from secondpass.training.probability import Parent, calibrated, fused, in_words
 
 SIZE = 12
 
@@ -124,6 +124,59 @@ def test_a_run_that_cannot_be_calibrated_says_why() -> None:
     assert "without a first stage's scores" in in_words(report)
     blind = calibrated(TRAINED, {"trained"}, lambda q, texts: [-x for x in score(q, texts)], seed=5)
     assert "does not rise" in blind[1]["refused"]
+
+
+def bent(query: str, texts: tuple[str, ...]) -> Sequence[float]:
+    """Logits on another scale, a little off, and one that could not be scored."""
+    noise = np.random.default_rng(len(query)).normal(0, 0.05, len(texts))
+    values = 3 * np.array(score(query, texts)) - 1 + noise
+    return [-math.inf, *values[1:].tolist()]
+
+
+def test_with_too_few_queries_the_parent_s_calibration_is_carried_over() -> None:
+    theirs = calibrated(TRAINED, {"trained"}, score, seed=5)[0]
+    assert theirs is not None
+    parent, few = Parent("parent", score, theirs), TRAINED[:30]
+    same, report = calibrated(few, {"trained"}, score, seed=5, parent=parent)
+    assert same is not None
+    assert same.weight == pytest.approx(theirs.weight)
+    assert same.alone(2.0) == pytest.approx(theirs.alone(2.0))
+    assert report["inherited"] == {"from": "parent", "scale": 1.0, "shift": 0.0}
+    assert "at least 20" in report["refused"]
+    assert [(row["where"], row["queries"]) for row in report["measured"]] == [
+        ("in domain", 30)
+    ] * 2  # none was fitted on
+
+    found, report = calibrated([*few, *OTHER], {"trained"}, bent, seed=5, parent=parent)
+    assert found is not None
+    assert found.weight == pytest.approx(3 * theirs.weight, rel=0.02)  # in logits that are three times as large
+    for logit, z in ((-1.0, 0.5), (0.0, 0.0), (2.0, -1.0)):
+        assert found.alone(3 * logit - 1) == pytest.approx(theirs.alone(logit), abs=0.01)
+        assert found.with_first(3 * logit - 1, z) == pytest.approx(theirs.with_first(logit, z), abs=0.01)
+    assert {row["where"] for row in report["measured"]} == {"in domain", "out of domain: other"}
+    words = in_words(report)
+    assert "inherited from parent" in words
+    assert f"counts as {found.weight:.2f} logits" in words
+
+
+def test_nothing_is_carried_over_where_it_would_mean_nothing() -> None:
+    theirs = calibrated(TRAINED, {"trained"}, score, seed=5)[0]
+    parent = Parent("parent", score, theirs)
+    own = calibrated(TRAINED, {"trained"}, bent, seed=5, parent=parent)[1]
+    assert "inherited" not in own  # it has enough of its own
+    turned = calibrated(TRAINED, {"trained"}, lambda q, t: [-x for x in score(q, t)], seed=5, parent=parent)
+    assert turned[0] is None  # it was told not to rank
+    few = TRAINED[:10]
+    for dev, mine, of in (
+        (few, score, replace(parent, calibration=None)),
+        (few, lambda q, texts: [1.0] * len(texts), parent),  # all the same: on no scale
+        (few, score, replace(parent, score=lambda q, texts: [1.0] * len(texts))),
+        (few, lambda q, texts: [-math.inf] * len(texts), parent),
+        ([], score, parent),
+    ):
+        calibration, report = calibrated(dev, {"trained"}, mine, seed=5, parent=of)
+        assert calibration is None
+        assert "Not calibrated" in in_words(report)
 
 
 def test_fused_scores_are_those_of_the_calibration() -> None:

@@ -29,14 +29,20 @@ from secondpass.scoring.checkpoint import SPLIT, open_checkpoint, read_json
 from secondpass.scoring.engines import open_engine
 from secondpass.scoring.pair_scorer import PairScorer
 from secondpass.scoring.prepare import prepare
-from secondpass.scoring.probability import CALIBRATION, FEWEST_QUERIES, fit_order, write_calibration
+from secondpass.scoring.probability import (
+    CALIBRATION,
+    FEWEST_QUERIES,
+    fit_order,
+    read_calibration,
+    write_calibration,
+)
 from secondpass.scoring.probes import PROBES
 from secondpass.scoring.scales import write_scales
 from secondpass.scoring.tensors import SCALE
 from secondpass.scoring.tokens import Tokens
 from secondpass.training.curves import METRICS, read_curves
 from secondpass.training.data import Group
-from secondpass.training.probability import calibrated, fused, halves, in_words
+from secondpass.training.probability import Parent, calibrated, fused, halves, in_words
 from secondpass.training.recipe import Recipe
 from secondpass.training.report import REPORT, Judged, training_report
 from secondpass.training.train import DEV_DEPTH, RUN, Prepared, base_folder, dev_report, is_cross_encoder, is_split
@@ -79,7 +85,8 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     def score(query: str, texts: tuple[str, ...]) -> list[float]:
         return _numbers(default, query, texts)
 
-    calibration, probability = calibrated(prepared.dev, trained_on, score, recipe.training.seed)
+    parent = _parent(base_folder(recipe.base))
+    calibration, probability = calibrated(prepared.dev, trained_on, score, recipe.training.seed, parent=parent)
     (out / CALIBRATION).unlink(missing_ok=True)  # an older model's, which this one would refuse
     if calibration is not None:
         write_calibration(default.checkpoint, calibration)
@@ -114,7 +121,7 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     _write_json(out / "lineage.json", lineage)
     if (trained / METRICS).exists():
         shutil.copyfile(trained / METRICS, out / METRICS)
-    name, ranked = _before(recipe, prepared.dev)
+    name, ranked = _before(parent, prepared.dev)
     judged = [Judged(pool, ranked(pool), score(pool.query, pool.passages)) for pool in prepared.dev]
     page = training_report(lineage, read_curves(out / METRICS), judged, name)
     (out / REPORT).write_text(page, encoding="utf-8")
@@ -123,13 +130,24 @@ def export(recipe: Recipe, prepared: Prepared, trained: Path, out: Path) -> dict
     return lineage
 
 
-def _before(recipe: Recipe, dev: Sequence[Group]) -> tuple[str, Callable[[Group], Sequence[float]]]:
+def _parent(base: Path) -> Parent | None:
+    """The base, where it ranks pairs; the dev pools are scored once by it, too."""
+    if not is_cross_encoder(base):
+        return None
+    scorer = _scorer(base, "default")
+
+    @cache
+    def score(query: str, texts: tuple[str, ...]) -> list[float]:
+        return _numbers(scorer, query, texts)
+
+    return Parent(shipped_name(base, base.name), score, read_calibration(scorer.checkpoint))
+
+
+def _before(parent: Parent | None, dev: Sequence[Group]) -> tuple[str, Callable[[Group], Sequence[float]]]:
     """What ranked the dev pools before the run, and its scores of one: the base if it ranks pairs, else its cosines,
     else the first stage."""
-    base = base_folder(recipe.base)
-    if is_cross_encoder(base):
-        scorer = _scorer(base, "default")
-        return shipped_name(base, base.name), lambda pool: _numbers(scorer, pool.query, pool.passages)
+    if parent is not None:
+        return parent.name, lambda pool: parent.score(pool.query, pool.passages)
     if dev and all(pool.cosines for pool in dev):
         return "the base's cosine", lambda pool: pool.cosines
     return "the first stage", lambda pool: [-float(place) for place in range(len(pool.passages))]

@@ -1,4 +1,5 @@
-"""P(relevant) of a trained model: fitted on one half of the dev queries, measured on what it was not fitted on.
+"""P(relevant) of a trained model: fitted on one half of the dev queries, measured on what it was not fitted on; of a
+model with too few of them, its parent's.
 
 Knows: which dev queries may be fitted on, and what is told of the result. Refuses to know: the maps and how they are
 fitted (`scoring.probability`), and what makes a probability good (`evaluation.calibration`).
@@ -12,53 +13,103 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from secondpass.errors import ModelError
 from secondpass.evaluation.calibration import BINS, reliability
-from secondpass.scoring.probability import Calibration, JudgedQuery, fit_calibration, standardised
+from secondpass.scoring.probability import (
+    FEWEST_QUERIES,
+    Calibration,
+    JudgedQuery,
+    Logistic,
+    fit_calibration,
+    standardised,
+)
 from secondpass.training.data import Group
 
-__all__ = ["calibrated", "fused", "halves", "in_words"]
+__all__ = ["Parent", "calibrated", "fused", "halves", "in_words"]
 
 Score = Callable[[str, tuple[str, ...]], Sequence[float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The cross-encoder that a model was made from: its name, its scores, and its calibration if it has one."""
+
+    name: str
+    score: Score
+    calibration: Calibration | None
+
+
 def calibrated(
-    dev: Sequence[Group], trained_on: set[str], score: Score, seed: int
+    dev: Sequence[Group], trained_on: set[str], score: Score, seed: int, *, parent: Parent | None = None
 ) -> tuple[Calibration | None, dict[str, Any]]:
     """A calibration and its report: what it was fitted on, and its reliability where it was not.
 
     Of the sets in `trained_on` one half of the dev queries, drawn by a seed, is fitted on and the other is "in domain";
     pools of other sets are never fitted on and each such set is "out of domain". The report is {"fitted_on", "weight",
-    "measured": [{"where", "map", "queries", …what `reliability` gives}]}, or {"refused": why} beside None where the
-    pools do not allow a calibration.
+    "measured": [{"where", "map", "queries", …what `reliability` gives}]}.
+
+    Where there are too few pools the report says so ("refused"), and the calibration is the parent's (`_carried`),
+    measured on all dev queries, since none was fitted on: {"refused", "inherited": {"from", "scale", "shift"},
+    "weight", "measured"}. Without it a model fitted to few judgments would lose what the first stage's scores are
+    worth. None beside {"refused"} where there is no parent that has one, or the model does not rank.
     """
     fitted, others = halves(dev, trained_on, seed)
+    whole = all(pool.first_scores for pool in fitted)
+    report: dict[str, Any]
+    try:
+        if not whole:
+            raise ModelError(
+                "there are dev pools without a first stage's scores: lists that came without `first_scores`"
+            )
+        calibration = fit_calibration(_judged(pool, score) for pool in fitted)
+        report = {"fitted_on": {"queries": len(fitted), "sets": sorted({pool.set for pool in fitted})}}
+    except ModelError as error:
+        thin = not whole or len(fitted) < FEWEST_QUERIES  # else they were enough to tell that it does not rank
+        carried = _carried(parent, dev, score) if parent and thin else None
+        if carried is None:
+            return None, {"refused": str(error)}
+        others = [*fitted, *others]
+        calibration, inherited = carried
+        report = {"refused": str(error), "inherited": inherited}
     held_out = {"in domain": others}
     for name in sorted({pool.set for pool in dev} - trained_on):
         held_out[f"out of domain: {name}"] = [pool for pool in dev if pool.set == name]
-    if not all(pool.first_scores for pool in fitted):
-        why = "there are dev pools without a first stage's scores: lists that came without `first_scores`"
-        return None, {"refused": why}
-    try:
-        calibration = fit_calibration(_judged(pool, score) for pool in fitted)
-    except ModelError as error:
-        return None, {"refused": str(error)}
     measured = []
     for where, pools in held_out.items():
         queries = [_judged(pool, score) for pool in pools]
         for name in ("alone", "with_first"):
             if rows := _measured(calibration, queries, with_first=name == "with_first"):
                 measured.append({"where": where, "map": name, "queries": len(pools), **rows})
-    return calibration, {
-        "fitted_on": {"queries": len(fitted), "sets": sorted({pool.set for pool in fitted})},
-        "weight": round(calibration.weight, 4),
-        "measured": measured,
-    }
+    return calibration, {**report, "weight": round(calibration.weight, 4), "measured": measured}
+
+
+def _carried(parent: Parent, dev: Sequence[Group], score: Score) -> tuple[Calibration, dict[str, Any]] | None:
+    """The parent's calibration for the child's logits, and what is told of it; None where it has none, or where the dev
+    pools do not say how one's logits become the other's.
+
+    The child's logits are taken for scale · the parent's + shift, with the scale by which their standard deviations
+    differ: a line through all candidates of the dev pools, which needs no judgments. A child that is its parent
+    inherits all of it.
+    """
+    pairs = [(score(pool.query, pool.passages), parent.score(pool.query, pool.passages)) for pool in dev]
+    rows = np.array([row for own, before in pairs for row in zip(own, before, strict=True)], np.float64).reshape(-1, 2)
+    own, before = rows[np.isfinite(rows).all(axis=1)].T
+    if parent.calibration is None or len(own) < 2 or not (own.std() > 0 and before.std() > 0):
+        return None
+    scale = float(own.std() / before.std())
+    shift = float(own.mean() - scale * before.mean())
+
+    def moved(one: Logistic) -> Logistic:
+        slope = one.logit / scale
+        return Logistic(slope, one.intercept - slope * shift, first=one.first)
+
+    calibration = Calibration(moved(parent.calibration.alone), moved(parent.calibration.with_first))
+    return calibration, {"from": parent.name, "scale": round(scale, 4), "shift": round(shift, 4)}
 
 
 def halves(dev: Sequence[Group], trained_on: set[str], seed: int) -> tuple[list[Group], list[Group]]:
@@ -80,7 +131,7 @@ def fused(calibration: Calibration, logits: Sequence[float], first_scores: Seque
 
 def in_words(report: dict[str, Any]) -> str:
     """The report for a model card, in Markdown."""
-    if "refused" in report:
+    if "measured" not in report:
         return f"Not calibrated: {report['refused']}."
     names = {"alone": "logit", "with_first": "logit and first stage"}
     rows = "\n".join(
@@ -88,11 +139,17 @@ def in_words(report: dict[str, Any]) -> str:
         f"| {row['ece']:.3f} | {row['brier']:.4f} | {row['brier_of_base_rate']:.4f} |"
         for row in report["measured"]
     )
-    return f"""P(relevant), fitted on {report["fitted_on"]["queries"]} dev queries of the training sets and measured on
-others: the other half (in domain), and sets that were not trained on. ECE over {BINS} equal-mass bins; "base rate" is
-the Brier score of always saying the share that is relevant. A standard deviation of the first stage's scores counts as
-{report["weight"]:.2f} logits; "both stages" above is that, and one half of the queries of the training sets is what the
-weight was fitted on.
+    if inherited := report.get("inherited"):
+        whence = f"""inherited from {inherited["from"]}, by the line that takes its logits to this model's on the dev
+queries ({report["refused"]}), and measured on all of them"""
+        weight = ""
+    else:
+        whence = f"""fitted on {report["fitted_on"]["queries"]} dev queries of the training sets and measured on
+others: the other half (in domain), and sets that were not trained on"""
+        weight = ", and one half of the queries of the training sets is what the weight was fitted on"
+    return f"""P(relevant), {whence}. ECE over {BINS} equal-mass bins; "base rate" is the Brier score of always saying
+the share that is relevant. A standard deviation of the first stage's scores counts as {report["weight"]:.2f} logits;
+"both stages" above is that{weight}.
 
 | where | P from | queries | pairs | relevant | ECE | Brier | base rate |
 |---|---|---|---|---|---|---|---|
