@@ -4,9 +4,10 @@
 
 The full cross-encoder is secondpass-mini as it ships over BM25's first 100. What stands against it is made of trees
 (learned to rank, over words and a cosine, of documents that were read before), secondpass-nano and secondpass-mini
-reading 96 tokens of query and document together, and secondpass-mini; of two of them, or three, in a row; of their
-depths, the shares that pass all layers, and the weights of the first stage's scores. Every candidate is scored once by
-each, and `evaluation.tuner` replays thousands of such cascades over these scores.
+reading 96 tokens of query and document together, secondpass-mini, and secondpass-mini whose lower layers have read the
+documents before (`keep_documents`), of which a share alone may pass the upper layers; of two of them, or three, in a
+row; of their depths, these shares, and the weights of the first stage's scores. Every candidate is scored once by each,
+and `evaluation.tuner` replays thousands of such cascades over these scores.
 
 Two questions. Which cascade ranks best at less than a third of the processor time, a collection at a time and one for
 all? And which ranks best among those whose 95th percentile on W1 (deadline.py: 100 passages of median 75 tokens) is
@@ -66,12 +67,14 @@ from secondpass.types import Ranking, Reranker
 
 NAMES = ("scifact", "cosqa", "cranfield", "checkthat20", "nq-qed")
 SHORT = 96  # tokens of query and document together, where a model reads less of a document
-TREES, LAST = "trees", "mini"
+TREES, LAST, READ = "trees", "mini", "mini, documents read before"
 ENCODERS = {
     f"nano, {SHORT} tokens": ("secondpass-nano", SHORT),
     f"mini, {SHORT} tokens": ("secondpass-mini", SHORT),
     LAST: ("secondpass-mini", None),
+    READ: ("secondpass-mini", None),
 }
+KEEP = 2_000_000_000  # bytes for documents that were read
 MODELS = (TREES, *ENCODERS)  # as they may follow each other
 FULL = Setting(DEPTH, model=LAST)
 DEV, TEST = 30, 60  # queries of each collection
@@ -137,7 +140,16 @@ def _some(part: Judged, keys: Iterable[str]) -> Judged:
 def encoder(name: str, fuse: bool | float, go_on: float) -> CrossEncoder:
     """A model with its knobs, opened once."""
     model, length = ENCODERS[name]
-    return CrossEncoder(model, max_length=length, fuse=fuse, go_on=go_on)
+    return CrossEncoder(model, max_length=length, fuse=fuse, go_on=go_on, keep_documents=KEEP if name == READ else 0)
+
+
+def read_before(stages: Cascade, found: Ranking) -> None:
+    """The documents as after some thousand queries: those who keep what they have read have read them."""
+    for stage in stages.stages:
+        if isinstance(stage.reranker, LearnedToRank):
+            stage.reranker.features.read(found.documents)
+        elif isinstance(stage.reranker, CrossEncoder) and stage.reranker.scorer.engine.kept is not None:
+            stage.reranker.read(found.documents)
 
 
 @cache
@@ -214,6 +226,8 @@ def recorded(model: str, found: Ranking, folder: Path) -> dict[str, Any]:
         one.features.read(found.documents)  # as after some thousand queries
     else:
         one = encoder(model, False, 1.0)
+        if model == READ:
+            one.read(found.documents)
     scores: dict[str, float | None] = {}
     seconds = []
     for begin, end in parts_of(model, len(found)):
@@ -224,7 +238,12 @@ def recorded(model: str, found: Ranking, folder: Path) -> dict[str, Any]:
         scores |= {hit.document.id: hit.score for hit in answer.hits}
     said: dict[str, Any] = {"scores": [scores.get(doc_id) for doc_id in found.ids], "seconds": seconds}
     if isinstance(one, CrossEncoder):
-        said["tokens"] = one.scorer.pair_tokens(found.query, [text_of(hit.document) for hit in found.hits])
+        texts = [text_of(hit.document) for hit in found.hits]
+        said["tokens"] = one.scorer.pair_tokens(found.query, texts)
+        if model == READ:
+            began = time.process_time()
+            said["exits"] = one.scorer.lower_logits(found.query, texts)
+            said["lower_seconds"] = time.process_time() - began
     return said
 
 
@@ -235,10 +254,18 @@ def recordings(rows: Sequence[Row]) -> dict[str, Recordings]:
         queries = []
         for row in rows:
             said, first = row.models[name], tuple(hit.first_score for hit in row.found.hits)
-            tokens = tuple(said["tokens"]) if "tokens" in said else None
-            queries.append(Recorded(row.query_id, row.found.ids, first, tuple(said["scores"]), tokens=tokens))
-        made[name] = as_recordings(name, tuple(queries))
+            tokens, exits = (tuple(said[key]) if key in said else None for key in ("tokens", "exits"))
+            if name == READ and exits is None:
+                exits = (None,) * len(row.found)
+            queries.append(Recorded(row.query_id, row.found.ids, first, tuple(said["scores"]), exits, tokens))
+        made[name] = as_recordings(name, tuple(queries), lower_share(rows) if name == READ else 0.0)
     return made
+
+
+def lower_share(rows: Sequence[Row]) -> float:
+    """Which part of the time of documents that were read before the lower head is."""
+    said = [row.models[READ] for row in rows]
+    return float(statistics.median(one["lower_seconds"] / sum(one["seconds"]) for one in said if "lower_seconds" in one))
 
 
 def lines_of(rows: Sequence[Row]) -> dict[str, Cost]:
@@ -256,13 +283,13 @@ def lines_of(rows: Sequence[Row]) -> dict[str, Cost]:
     return costs
 
 
-def as_recordings(name: str, queries: tuple[Recorded, ...]) -> Recordings:
+def as_recordings(name: str, queries: tuple[Recorded, ...], lower: float = 0.0) -> Recordings:
     """One model's, with its calibration's weight."""
     if name == TREES:
         return Recordings(queries, DEPTH, fuses=False)
     scorer = encoder(name, False, 1.0).scorer
     calibration = read_calibration(scorer.checkpoint)
-    return Recordings(queries, REACH.get(name, DEPTH), calibration.weight if calibration else None)
+    return Recordings(queries, REACH.get(name, DEPTH), calibration.weight if calibration else None, lower)
 
 
 # What is chosen
@@ -287,6 +314,7 @@ def settings_of(models: Mapping[str, Recordings]) -> list[Setting]:
     Trees look at all candidates, since z is among their features and was found over all of them."""
     front = Setting(DEPTH, fuse=False, model=TREES)
     tried = [one for one in grid(models) if one.stages[0].model != TREES or one.stages[0] == front]
+    tried = [one for one in tried if one.model != READ or one.before is None or one.before.model == TREES]
     three = [
         replace(one, before=replace(one.before, before=front))
         for one in tried
@@ -332,6 +360,7 @@ def timed(one: Task, settings: Sequence[Setting], folder: Path) -> list[dict[str
         found = one.stage.retrieve(query, DEPTH)
         for number, setting in enumerate(settings):
             stages = cascade(setting, folder)
+            read_before(stages, found)
             began = time.process_time()
             answer = stages.rerank(found)
             seconds[number].append(time.process_time() - began)
@@ -359,7 +388,7 @@ def w1_requests(data: Path, folder: Path, count: int) -> list[Ranking]:
     return made
 
 
-def w1_costs(requests: Sequence[Ranking], folder: Path) -> tuple[dict[str, Recordings], dict[str, Cost]]:
+def w1_costs(requests: Sequence[Ranking], folder: Path, lower: float) -> tuple[dict[str, Recordings], dict[str, Cost]]:
     """The requests as recordings in which all candidates are alike, and lines of processor seconds by core through
     requests of four depths."""
     made, costs = {}, {}
@@ -370,23 +399,25 @@ def w1_costs(requests: Sequence[Ranking], folder: Path) -> tuple[dict[str, Recor
             tokens = None
             if isinstance(one, CrossEncoder):
                 tokens = tuple(one.scorer.pair_tokens(found.query, [text_of(hit.document) for hit in found.hits]))
-            none: tuple[None, ...] = (None,) * len(found)
-            queries.append(Recorded(str(number), found.ids, none, (0.0,) * len(found), tokens=tokens))
+            none, zero = (None,) * len(found), (0.0,) * len(found)
+            queries.append(Recorded(str(number), found.ids, none, zero, zero if name == READ else None, tokens))
             if number <= W1_TIMED:
                 part = found.top((DEPTH, DEPTH // 2, DEPTH // 4, DEPTH // 10)[number % 4])
+                if name == READ:
+                    encoder(name, False, 1.0).read(found.documents)
                 began = time.process_time()
                 one.rerank(part)
                 if number:  # the first sets up shapes
                     seconds.append((time.process_time() - began) / CORES)
                     sizes.append(float(sum(queries[-1].sizes[: len(part)])))
         costs[name] = fit_cost(sizes, seconds)
-        made[name] = as_recordings(name, tuple(queries))
+        made[name] = as_recordings(name, tuple(queries), lower if name == READ else 0.0)
     return made, costs
 
 
-def w1_estimated(requests: Sequence[Ranking], settings: Sequence[Setting], folder: Path) -> Floats:
+def w1_estimated(requests: Sequence[Ranking], settings: Sequence[Setting], folder: Path, lower: float) -> Floats:
     """The 95th percentile of each setting, in milliseconds with all cores at work."""
-    models, costs = w1_costs(requests, folder)
+    models, costs = w1_costs(requests, folder, lower)
     qrels = {str(number): {"0": 1} for number in range(len(requests))}
     _, seconds = replayed(models, range(len(requests)), qrels, settings, costs)
     lines = [costs[name] for name in models]
@@ -400,6 +431,7 @@ def w1_run(requests: Sequence[Ranking], settings: Sequence[Setting], folder: Pat
     for found in requests[: W1_RUNS + 1]:
         for number, setting in enumerate(settings):
             stages = cascade(setting, folder)
+            read_before(stages, found)
             began, worked = time.perf_counter(), time.process_time()
             stages.rerank(found)
             cpu[number].append(1000 * (time.process_time() - worked) / CORES)
@@ -503,7 +535,8 @@ def main() -> None:
         return
     folder = folders.get("nq-qed", next(iter(folders.values())))
     requests = w1_requests(options.data, folder, max(W1_RUNS, W1_TIMED) + 1)
-    estimated = w1_estimated(requests, settings, folder)
+    shares_of_lower = [lower_share(list(some.values())) for some in rows.values()]
+    estimated = w1_estimated(requests, settings, folder, statistics.median(shares_of_lower))
     picked = sorted({leading(together, estimated, np.flatnonzero(estimated <= most)) for most in CURVE} | {0})
     curve = []
     for at, measured in zip(picked, w1_run(requests, [settings[at] for at in picked], folder), strict=True):

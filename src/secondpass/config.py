@@ -115,6 +115,7 @@ class RerankerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_length: Count | None = None
     template: Text | None = None
     cache: CacheBytes | RedisUrl | None = None
+    keep_documents: Annotated[int, msgspec.Meta(ge=1_000_000)] | None = None
     windows: Count | None = None
     pooling: Literal["max", "mean", "first"] | None = None
     discount_copies: bool | None = None

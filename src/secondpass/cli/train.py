@@ -190,8 +190,14 @@ def _train(recipe: Recipe, data: Path, out: Path, steps: int, tensorboard: Path 
     lineage = export(recipe, prepared, trained, out)
     (out / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
     for row in lineage["dev"]:
+        both = "" if row["fused"] is None else f", with the first stage's scores {row['fused']:.3f}"
         first = "" if row["first"] is None else f", the first stage's order {row['first']:.3f}"
-        say(f"{row['set']}: nDCG@10 {row['model']:.3f}{first}, on {row['queries']} queries held out")
+        say(f"{row['set']}: nDCG@10 {row['model']:.3f}{both}{first}, on {row['queries']} queries held out")
+    calibration = lineage["calibration"]
+    if inherited := calibration.get("inherited"):
+        say(f"the calibration is inherited from {inherited['from']}: {calibration['refused']}")
+    elif "refused" in calibration:
+        say(f"not calibrated, so no probabilities and no fusion: {calibration['refused']}")
     say(f"model written to {out}; use it with --model {out}", style="")
 
 

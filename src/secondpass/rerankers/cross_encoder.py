@@ -55,6 +55,9 @@ class CrossEncoder:
         template: what of a document is scored, see `rerankers.fields`.
         batch_tokens: padded tokens a batch at most; None: what suits the engine.
         keep_tokens: bytes of memory for the tokens of documents seen before, so that none is tokenized twice; 0: none.
+        keep_documents: for a split encoder on the CPU: bytes of memory for what its lower layers made of documents seen
+            before, so that no query has them read again, see `read`; 0: none. Some 770 bytes a token. A document is
+            then read as far as fits beside a query of 32 tokens, so scores of longer ones differ a little.
         cache_dir: where built graphs are kept; None: the user's cache folder.
         cache: where scores are kept: bytes of memory, "redis://…" (extra `redis`), or a `scoring.cache.Store`;
             None: nowhere.
@@ -93,6 +96,7 @@ class CrossEncoder:
         template: str = DEFAULT_TEMPLATE,
         batch_tokens: int | None = None,
         keep_tokens: int = KEEP_BYTES,
+        keep_documents: int = 0,
         cache_dir: str | Path | None = None,
         cache: int | str | Store | None = None,
         windows: int | None = None,
@@ -110,6 +114,11 @@ class CrossEncoder:
             raise InputError(
                 "with go_on a document's score depends on the others of its ranking, so it goes with neither cache nor "
                 "windows nor discount_copies; leave one of them out"
+            )
+        if keep_documents and windows is not None:
+            raise InputError(
+                "windows are cut to fit beside their query, and keep_documents cuts documents alike for all queries; "
+                "leave one of them out"
             )
         self._adaptive = AdaptiveDepth(patience, sure)
         if go_on != 1 and not self._adaptive.off:
@@ -131,6 +140,7 @@ class CrossEncoder:
             max_length=max_length,
             batch_tokens=batch_tokens,
             keep_tokens=keep_tokens,
+            keep_documents=keep_documents,
             cache=folder,
         )
         self.go_on = go_on
@@ -170,6 +180,13 @@ class CrossEncoder:
         """Logits for plain texts: the Scorer protocol."""
         told = language_detail(self._languages, query, texts)
         return noted(self._asked.score(query, texts, deadline=deadline), told)
+
+    def read(self, documents: Iterable[Document | str]) -> None:
+        """Read documents before any query comes, as far as `keep_documents` has room for them.
+
+        Raises ModelError where nothing is kept of documents.
+        """
+        self.scorer.read([one if isinstance(one, str) else self.text_of(one) for one in documents])
 
     @property
     def exits(self) -> bool:

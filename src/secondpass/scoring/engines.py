@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from secondpass.errors import ModelError
 from secondpass.scoring import graph, split
 from secondpass.scoring.architecture import BERT_LIKE, GRAPHS
 from secondpass.scoring.batching import Batch
-from secondpass.scoring.checkpoint import Checkpoint
+from secondpass.scoring.checkpoint import SPLIT, Checkpoint
+from secondpass.scoring.document_states import DocumentStates
 from secondpass.scoring.graph_deberta import deberta_classifier
 from secondpass.scoring.graph_modernbert import modernbert_classifier
 from secondpass.scoring.graph_parts import fits_memory, saved
@@ -78,6 +79,8 @@ class Engine:
     `finish`, given a batch and the query and documents that begin made of it, what infer gives. Which rows share a
     batch in which is free.
 
+    Where documents are kept, `kept` says how many of a batch's were read before.
+
     `alone` gives the same scores by the plainest path, for self-tests.
     """
 
@@ -92,6 +95,7 @@ class Engine:
     packed: bool = False
     begin: Callable[[Batch], Begun] | None = None
     finish: Callable[[Batch, NDArray[np.float32], NDArray[np.float32]], Logits] | None = None
+    kept: Callable[[Batch], int] | None = None
     alone: Callable[[Batch], Logits] | None = None
 
 
@@ -242,8 +246,8 @@ def _whole(runs: Mapping[str, Run], *, typed: bool) -> Callable[[Batch], Logits]
 class _Split:
     """A split encoder's graphs: both sides apart, then together. `summed`: see Encoder."""
 
-    def __init__(self, runs: Mapping[str, Run], *, summed: bool) -> None:
-        self._runs, self._summed = runs, summed
+    def __init__(self, runs: Mapping[str, Run], *, summed: bool, documents: DocumentStates | None) -> None:
+        self._runs, self._summed, self._documents = runs, summed, documents
         # all batches of a request ask the same; a handful of requests run at a time
         self._asked = functools.lru_cache(maxsize=_QUERIES)(self._ask)
 
@@ -266,11 +270,13 @@ class _Split:
     def _read(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         query, query_mask = batch.shared()
         asked = self._asked(query.tobytes(), query_mask.tobytes())
-        return asked, self._runs["apart"]({"ids": batch.ids, "mask": batch.mask})
+        return asked, self._documents.of(batch, self._apart) if self._documents else self._apart(batch.ids, batch.mask)
+
+    def _apart(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._runs["apart"]({"ids": ids, "mask": mask})
 
     def _ask(self, ids: bytes, mask: bytes) -> NDArray[np.float32]:
-        read = (np.frombuffer(side, np.int64).reshape(1, -1) for side in (ids, mask))
-        asked = self._runs["apart"](dict(zip(("ids", "mask"), read, strict=True)))
+        asked = self._apart(*(np.frombuffer(side, np.int64).reshape(1, -1) for side in (ids, mask)))
         asked.setflags(write=False)  # it is shared
         return asked
 
@@ -356,13 +362,29 @@ def _exported(checkpoint: Checkpoint, parity: Parity, engine: str, profile: str,
 
 
 def open_engine(
-    checkpoint: Checkpoint, *, engine: str, profile: str, threads: int | None, cache: Path | None, device: str = "cpu"
+    checkpoint: Checkpoint,
+    *,
+    engine: str,
+    profile: str,
+    threads: int | None,
+    cache: Path | None,
+    device: str = "cpu",
+    keep_documents: int = 0,
 ) -> Engine:
-    """Choose and compile. Raises ModelError where the engine, profile or device asked for cannot be had."""
+    """Choose and compile. `keep_documents`: bytes for what a split encoder's lower layers made of documents.
+
+    Raises ModelError where the engine, profile or device asked for cannot be had, or keeps no documents."""
     if engine not in ENGINES:
         raise ModelError(f"engine {engine!r} is not known; choose one of {', '.join(ENGINES)}")
     if profile not in PROFILES:
         raise ModelError(f"profile {profile!r} is not known; choose one of {', '.join(PROFILES)}")
+    if keep_documents and checkpoint.kind != SPLIT:
+        raise ModelError(
+            f"{checkpoint.name} reads query and document together, so there is nothing of a document to keep: "
+            "leave keep_documents out, or take a split encoder such as secondpass-mini"
+        )
+    if keep_documents and (device != "cpu" or engine == "torch"):
+        raise ModelError("keep_documents is of the CPU's engines; leave it out, or device= and engine=")
     if checkpoint.exported is not None:
         return _exported(checkpoint, checkpoint.exported, engine, profile, _workers(threads), device)
     graphs = checkpoint.kind in GRAPHS and checkpoint.head.kind == "classifier"
@@ -412,7 +434,11 @@ def open_engine(
     if checkpoint.encoder.apart is None:
         return Engine(name, precision, workers, how, _whole(runs, typed=checkpoint.typed), variant)
 
-    parts = _Split(runs, summed=checkpoint.encoder.summed)
-    if "first head" not in runs:
-        return Engine(name, precision, workers, how, parts.infer, variant)
-    return Engine(name, precision, workers, how, parts.infer, variant, begin=parts.begin, finish=parts.finish)
+    documents = (
+        DocumentStates(keep_documents, np.float32 if compute == "fp32" else np.float16) if keep_documents else None
+    )
+    parts = _Split(runs, summed=checkpoint.encoder.summed, documents=documents)
+    opened = Engine(name, precision, workers, how, parts.infer, variant)
+    if documents is not None:  # long ones are cut elsewhere, which is another score
+        opened = replace(opened, variant=f"{variant}-documents", kept=documents.known)
+    return opened if "first head" not in runs else replace(opened, begin=parts.begin, finish=parts.finish)

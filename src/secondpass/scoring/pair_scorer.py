@@ -26,6 +26,7 @@ from secondpass.errors import GoldenError, InputError, ModelError
 from secondpass.scoring.batching import Batch, stacked
 from secondpass.scoring.checkpoint import Checkpoint, Golden
 from secondpass.scoring.cost_model import CostModel
+from secondpass.scoring.document_states import most_tokens
 from secondpass.scoring.engines import Begun, Engine, open_engine
 from secondpass.scoring.prepare import Prepared, Row, prepare
 from secondpass.scoring.probes import PROBES
@@ -51,7 +52,7 @@ class _Done:
     """A batch that has run: its logits, the seconds that were expected and those it took.
 
     `states` is what the rows go on with where they have passed the lower layers only: of each its tokens' hidden
-    states, and the query's.
+    states, and the query's. Of its rows' `documents` so many had been read before.
     """
 
     batch: Batch
@@ -60,6 +61,7 @@ class _Done:
     seconds: float
     states: tuple[NDArray[np.float16], ...] = ()
     query: NDArray[np.float32] | None = None
+    documents: int = 0
 
 
 _Work = Callable[[Sequence[int], Sequence[Row]], _Done]
@@ -100,6 +102,7 @@ class PairScorer:
         self._lock = threading.Lock()
         self.cost = CostModel()
         self._begun_cost, self._finished_cost = CostModel(), CostModel()  # of the lower layers, and of the upper ones
+        self._most = most_tokens(max_length) if engine.kept is not None else None  # of a document
         self._clock = clock
 
     @property
@@ -150,7 +153,7 @@ class PairScorer:
                 "survive a fork; load the model in each process, or start processes by 'spawn' or 'forkserver'"
             )
         began = time.perf_counter()
-        kept, tokenizing = {"hits": 0, "misses": 0}, 0.0
+        kept, tokenizing, documents = {"hits": 0, "misses": 0}, 0.0, 0
 
         def rows(some: Sequence[object]) -> Prepared:
             nonlocal tokenizing
@@ -181,6 +184,7 @@ class PairScorer:
             if again := done.batch.rows[0] in finished:
                 upper.update(done.batch.rows)
             else:
+                documents += done.documents
                 padded += done.batch.tokens if self.engine.packed else done.batch.padded_tokens
                 asked = schedule.rows[done.batch.rows[0]].query_tokens
                 unknown += 0 if self._unknown is None else done.batch.count(self._unknown)
@@ -217,11 +221,24 @@ class PairScorer:
                 **self.detail,
                 "cost": {name: float(f"{value:.4g}") for name, value in costs.items()},
                 "tokens_kept": kept,
+                **({} if engine.kept is None else {"documents_kept": documents}),
                 **({"query_tokens": asked - self._around_query, "unknown_tokens": unknown} if finished else {}),
                 **({} if go_on == 1 else {"exits": self._exits(len(finished), len(upper))}),
             },
         )
         return Scores(tuple(values), tuple(statuses), tuple(spans), trace)
+
+    def read(self, texts: Sequence[object]) -> None:
+        """Compute of these documents what can be kept of them, before any query comes (`open_scorer`,
+        `keep_documents`).
+
+        Raises ModelError where nothing is kept.
+        """
+        if self.engine.kept is None:
+            raise ModelError(f"{self.checkpoint.name} keeps nothing of documents; open it with keep_documents=")
+        work = self._whole if self.engine.begin is None else partial(self._lower, self.engine.begin)
+        for _ in self._run(self._schedule(texts, partial(self._rows, ""), self.cost, NEVER, 0.0), NEVER, work):
+            pass
 
     def lower_logits(self, query: str, texts: Sequence[object]) -> list[float | None]:
         """Logits of the head after the lower layers, which `go_on` goes by; None for a text that has none.
@@ -250,7 +267,7 @@ class PairScorer:
         return [0 if row is None else len(row.ids) for row in self._rows(query, texts).rows]
 
     def _rows(self, query: str, texts: Sequence[object]) -> Prepared:
-        return prepare(self.checkpoint, query, texts, self.tokens)
+        return prepare(self.checkpoint, query, texts, self.tokens, self._most)
 
     def _schedule(
         self,
@@ -316,26 +333,37 @@ class PairScorer:
     def _lower(self, begin: Callable[[Batch], Begun], positions: Sequence[int], rows: Sequence[Row]) -> _Done:
         """The lower layers for one batch."""
         batch = self._stacked(positions, rows)
-        begun, expected, seconds = self._timed(self._begun_cost, batch, lambda: begin(batch))
+        known = self._known(batch)
+        begun, expected, seconds = self._timed(self._begun_cost, batch, lambda: begin(batch), learn=not known)
         counts = batch.mask.sum(axis=1).tolist()
         # half precision: a thousand long documents' states would fill the memory else
         kept = tuple(row[:count].astype(np.float16) for row, count in zip(begun.documents, counts, strict=True))
-        return _Done(batch, begun.logits, expected, seconds, kept, begun.query)
+        return _Done(batch, begun.logits, expected, seconds, kept, begun.query, known)
 
-    def _timed(self, cost: CostModel, batch: Batch, compute: Callable[[], _T]) -> tuple[_T, float, float]:
-        """What `compute` gives, the seconds that were expected of it and those it took."""
+    def _known(self, batch: Batch) -> int:
+        """How many of the batch's documents were read before."""
+        return 0 if self.engine.kept is None else self.engine.kept(batch)
+
+    def _timed(
+        self, cost: CostModel, batch: Batch, compute: Callable[[], _T], *, learn: bool = True
+    ) -> tuple[_T, float, float]:
+        """What `compute` gives, the seconds that were expected of it and those it took. Nothing is to be learnt from a
+        batch whose documents were read before: a deadline has to hold for those that were not."""
         rows, width = len(batch.ids), batch.width
         expected = cost.batch(rows, width)
         began = self._clock()
         result = compute()
         seconds = self._clock() - began
-        cost.update(rows, width, seconds)
+        if learn:
+            cost.update(rows, width, seconds)
         return result, expected, seconds
 
     def _whole(self, positions: Sequence[int], rows: Sequence[Row]) -> _Done:
         """All layers for one batch."""
         batch = self._stacked(positions, rows)
-        return _Done(batch, *self._timed(self.cost, batch, lambda: self.engine.infer(batch)))
+        known = self._known(batch)
+        result = self._timed(self.cost, batch, lambda: self.engine.infer(batch), learn=not known)
+        return _Done(batch, *result, documents=known)
 
     def _stacked(self, positions: Sequence[int], rows: Sequence[Row]) -> Batch:
         return stacked(self.checkpoint, positions, rows, self.max_length)
@@ -487,13 +515,15 @@ def open_scorer(
     max_length: int | None = None,
     batch_tokens: int | None = None,
     keep_tokens: int = KEEP_BYTES,
+    keep_documents: int = 0,
     cache: Path | None = None,
 ) -> PairScorer:
     """Compile a checkpoint and check it against its golden pairs.
 
     A folder without golden.json is compared with the portable engine in fp32 on fixed probe pairs.
     `max_length` may be any that the checkpoint can read, see `Checkpoint.longest`. `batch_tokens` bounds the
-    padded tokens of a batch (None: what suits the engine), `keep_tokens` the bytes for tokens of texts seen before.
+    padded tokens of a batch (None: what suits the engine), `keep_tokens` the bytes for tokens of texts seen before,
+    `keep_documents` those for what a split encoder's lower layers made of them.
     Raises ModelError, and GoldenError where the scores are wrong.
     """
     least = checkpoint.frame.shortest
@@ -502,7 +532,15 @@ def open_scorer(
     if batch_tokens is not None and batch_tokens < 1:
         raise ModelError(f"batch_tokens is {batch_tokens}; give at least 1")
     length = max_length or checkpoint.max_length
-    chosen = open_engine(checkpoint, device=device, engine=engine, profile=profile, threads=threads, cache=cache)
+    chosen = open_engine(
+        checkpoint,
+        device=device,
+        engine=engine,
+        profile=profile,
+        threads=threads,
+        cache=cache,
+        keep_documents=keep_documents,
+    )
     budget = batch_tokens or chosen.batch_tokens
     # golden scores belong to the full length; a shorter setting cuts long pairs and changes them on purpose
     golden = [pair for pair in checkpoint.golden if fits(checkpoint, pair.query, pair.document, length)]

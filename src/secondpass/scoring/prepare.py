@@ -49,8 +49,11 @@ def asked(frame: Frame, query: str, tokens: Tokens) -> NDArray[np.uint32] | None
     return None if read.more or len(read.ids) > frame.query_limit(tokens.max_length) else read.ids
 
 
-def prepare(checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens: Tokens) -> Prepared:
-    """Rows for one query against many texts, of at most `tokens.max_length` tokens each.
+def prepare(
+    checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens: Tokens, most: int | None = None
+) -> Prepared:
+    """Rows for one query against many texts, of at most `tokens.max_length` tokens each, of which no more than `most`
+    are the document's with what the frame puts around it.
 
     Statuses: SCORED where a row stands; QUERY_TOO_LONG for all where the query exceeds `Frame.query_limit`;
     NOT_TEXT and EMPTY for documents with nothing to score. `cut_tokens` counts what was tokenized and
@@ -62,7 +65,7 @@ def prepare(checkpoint: Checkpoint, query: str, texts: Sequence[object], tokens:
         return Prepared((None,) * len(texts), (Status.QUERY_TOO_LONG,) * len(texts))
     head = _ids(*frame.before, *ids.tolist(), *frame.between)
     opening, tail = _ids(*frame.opening), _ids(*frame.after)
-    room = tokens.max_length - len(head) - len(opening) - len(tail)
+    room = min(tokens.max_length - len(head), most or tokens.max_length) - len(opening) - len(tail)
     statuses = [
         Status.NOT_TEXT if not isinstance(text, str) else Status.SCORED if text.strip() else Status.EMPTY
         for text in texts
