@@ -77,6 +77,8 @@ ENCODERS = {
 KEEP = 2_000_000_000  # bytes for documents that were read
 MODELS = (TREES, *ENCODERS)  # as they may follow each other
 FULL = Setting(DEPTH, model=LAST)
+SHIPPED = Setting(DEPTH, go_on=0.2, model=READ)  # the card's setting, chosen by nothing here
+WAYS = ("own", "one for all", "as it ships")
 DEV, TEST = 30, 60  # queries of each collection
 REACH = {f"mini, {SHORT} tokens": 50}  # candidates that are recorded, where not all: more would take too long
 PIECE = 30  # candidates of the one of two requests that a query's scores are asked for in, so that a line can be fitted
@@ -265,7 +267,9 @@ def recordings(rows: Sequence[Row]) -> dict[str, Recordings]:
 def lower_share(rows: Sequence[Row]) -> float:
     """Which part of the time of documents that were read before the lower head is."""
     said = [row.models[READ] for row in rows]
-    return float(statistics.median(one["lower_seconds"] / sum(one["seconds"]) for one in said if "lower_seconds" in one))
+    return float(
+        statistics.median(one["lower_seconds"] / sum(one["seconds"]) for one in said if "lower_seconds" in one)
+    )
 
 
 def lines_of(rows: Sequence[Row]) -> dict[str, Cost]:
@@ -320,7 +324,7 @@ def settings_of(models: Mapping[str, Recordings]) -> list[Setting]:
         for one in tried
         if one.before and one.before.model != TREES and not REACH.keys() & {stage.model for stage in one.stages}
     ]
-    return [FULL, *(one for one in (*tried, *three) if one != FULL)]
+    return [FULL, SHIPPED, *(one for one in (*tried, *three) if one not in (FULL, SHIPPED))]
 
 
 def judged(rows: Mapping[str, Row], part: Judged, settings: Sequence[Setting]) -> Judging:
@@ -470,12 +474,15 @@ def gained(parts: Mapping[str, Judging]) -> Floats:
 
 
 def targets_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was promised of each collection."""
-    name, change, times = row["collection"], row["own"]["difference"], row["timed"]["own"]["times"]
-    return [
-        target(f"{name}: nDCG@10 against the full cross-encoder", change, f"≥ −{LOSS}", change >= -LOSS),
-        target(f"{name}: times less processor time", times, f"≥ {TIMES:g}", times >= TIMES),
-    ]
+    """What was promised of each collection, by each way."""
+    made = []
+    for way in WAYS:
+        name, change, times = f"{row['collection']}, {way}", row[way]["difference"], row["timed"][way]["times"]
+        made += [
+            target(f"{name}: nDCG@10 against the full cross-encoder", change, f"≥ −{LOSS}", change >= -LOSS),
+            target(f"{name}: times less processor time", times, f"≥ {TIMES:g}", times >= TIMES),
+        ]
+    return made
 
 
 def main() -> None:
@@ -519,15 +526,16 @@ def main() -> None:
             "full, weight chosen": chosen(settings, dev[name], test[name], weighed),
             "own": chosen(settings, dev[name], test[name], own),
             "one for all": chosen(settings, dev[name], test[name], one_for_all),
+            "as it ships": chosen(settings, dev[name], test[name], 1),
             "levels": [{"level": level, **chosen(settings, dev[name], test[name], at)} for level, at in levels],
         }
-        for way in ("full, weight chosen", "own", "one for all"):
+        for way in ("full, weight chosen", *WAYS):
             print(f"{name:12} {way:20} {row[way]['difference']:+.4f} {row[way]['interval']} {row[way]['reads']}")
         found.append(row)
         if not options.replay:
-            ways = timed(one, [FULL, settings[own], settings[one_for_all]], folders[name])
+            ways = timed(one, [FULL, settings[own], settings[one_for_all], SHIPPED], folders[name])
             replays = {key: test[name].values[:, i] for i, key in enumerate(test[name].ids)}
-            for at, way, measured in zip((0, own, one_for_all), ("full", "own", "one for all"), ways, strict=True):
+            for at, way, measured in zip((0, own, one_for_all, 1), ("full", *WAYS), ways, strict=True):
                 off = max(abs(value - replays[key][at]) for key, value in measured.pop("run").items())
                 row["timed"] = {**row.get("timed", {}), way: {**measured, "off_replay": round(float(off), 4)}}
             print(json.dumps(row["timed"]))
