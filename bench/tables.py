@@ -397,7 +397,9 @@ def static_sets(lineage: dict[str, Any]) -> str:
 
 def dev(result: dict[str, Any]) -> str:
     """nDCG@10 on dev queries, from the lineage of the shipped model."""
-    columns = {"bm25": "BM25's order", "cosine": "cosine of the base", "model": "this model", "fused": "with BM25"}
+    order = "BM25's order"
+    columns = {"bm25": order, "first": order, "cosine": "cosine of the base", "model": "this model"}
+    columns["fused"] = "with BM25"
     columns = {key: title for key, title in columns.items() if result["dev"][0].get(key) is not None}
     rows = ["| dev set | queries | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     means = {key: statistics.fmean(row[key] for row in result["dev"]) for key in columns}
@@ -1031,6 +1033,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], Path]] = {
     "quality_clean": (quality_clean, RESULTS / "quality.json"),
     "quality_plain": (quality_clean, RESULTS / "quality-plain.json"),
     "dev_plain": (dev, ROOT / "weights" / "plain" / "lineage.json"),
+    "calibration_plain": (calibration, ROOT / "weights" / "plain" / "lineage.json"),
     "senses": (senses, RESULTS / "quality.json"),
     "retrievers": (retrievers, RESULTS / "retrievers.json"),
     "deadlines": (deadlines, RESULTS / "deadline.json"),
